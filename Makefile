@@ -1,0 +1,59 @@
+# make demo    the main job, start to finish, on this machine       make check   lint, types, import rules
+# make test    the whole test suite                                 make bench   the speed figures, as ratios in one run
+# PYTHON=python3.12 chooses another interpreter; everything lives in .venv, and is set up once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BASE := $(VENV)/.base-installed
+FULL := $(VENV)/.full-installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CODE := models service training tests
+
+.PHONY: demo test check bench format readme clean
+.DEFAULT_GOAL := demo
+
+demo: $(BASE)
+	@exec $(BIN)/python -m service.demo
+
+test: $(FULL)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(FULL)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(FULL)
+	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+format: $(FULL)
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+readme: $(FULL)
+	$(BIN)/python -m tests.bench.readme
+
+clean:
+	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Classmith needs Python 3.11 or newer, and '$(PYTHON)' is not: $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one, for example: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed; on Debian or Ubuntu, first: apt install python3-venv" >&2; \
+	  rm -rf $(VENV); exit 1; }
+
+# The base install is what the service needs: no torch. `make test` adds the training and development extras to it.
+$(BASE): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the service ..."
+	@$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(FULL): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the service, the training half (torch) and the development tools; the first time takes minutes ..."
+	@$(PIP) install --quiet -c constraints.txt -e '.[dev,training]'
+	@touch $(BASE) $@

@@ -1,0 +1,44 @@
+"""From logits to an answer: calibrated probabilities, and "I don't know" below a threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The answer for one image. ``abstain``: the top probability is under the meta-model's validated threshold."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    abstain: bool
+
+
+def probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    """Softmax of ``logits / temperature`` over the last axis (Guo et al., On Calibration, 2017, eq. 9)."""
+    scaled = logits.astype(np.float64) / temperature
+    exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    result: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return result
+
+
+def decide(
+    logits: NDArray[np.float32],
+    class_names: tuple[str, ...],
+    *,
+    temperature: float,
+    abstain_below: float,
+    top_k: int | None = None,
+) -> list[Decision]:
+    """Logits ``(N, K)`` -> N decisions; ``probabilities`` lists the ``top_k`` best (all by default), best first."""
+    decisions = []
+    for row in probabilities(logits, temperature):
+        best_first = np.argsort(-row, kind="stable")[:top_k]
+        ranked = {class_names[k]: round(float(row[k]), 6) for k in best_first}
+        top = float(row[best_first[0]])
+        decisions.append(Decision(class_names[best_first[0]], round(top, 6), ranked, top < abstain_below))
+    return decisions

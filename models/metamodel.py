@@ -1,0 +1,147 @@
+"""The meta-model folder: what `training export` writes and the service loads.
+
+    manifest.json      what it takes, what it writes, the digest of every file the service uses; written last
+    generator.onnx     support pixels, labels, class slots -> the task's tensors
+    skeleton.onnx      the target network with external weights
+    base.safetensors   the weights all its tasks share (may be empty)
+    evaluation.json    figures by the protocol;  CARD.md is rendered from it (neither changes the digest)
+
+A folder is loaded only when every file is there and has its digest: a half-written or altered one is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.numpy import load as load_safetensors
+
+from models.errors import InvalidMetaModel
+from models.preprocess import PreprocessSpec
+
+FORMAT_VERSION: Final = 1
+ZOO = Path(__file__).parent / "zoo"
+N_CLASSES = "n_classes"
+"""Stands for the number of classes of a task in the shape of a written tensor."""
+
+
+class TensorSpec(BaseModel):
+    """One external weight of the skeleton: its shape, and whether a task's bundle or the shared base supplies it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    shape: tuple[int | Literal["n_classes"], ...]
+    source: Literal["bundle", "base"]
+
+    def shape_for(self, n_classes: int) -> tuple[int, ...]:
+        return tuple(n_classes if d == N_CLASSES else int(d) for d in self.shape)
+
+
+class Manifest(BaseModel):
+    """What a meta-model is; see the module's docstring for the files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: Literal[1] = FORMAT_VERSION
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    method: str
+    summary: str
+    domain: Literal["drawings", "photographs"]
+    preprocess: PreprocessSpec
+    min_classes: int = 2
+    max_classes: int
+    max_images: int
+    """Most support and unlabelled images together that one forward pass takes."""
+    accepts_unlabeled: bool
+    temperature: float = Field(gt=0)
+    abstain_below: float = Field(ge=0, le=1)
+    tensors: dict[str, TensorSpec]
+    files: dict[str, str]
+    """File name -> SHA-256."""
+
+
+@dataclass(frozen=True)
+class MetaModel:
+    """A verified meta-model folder."""
+
+    folder: Path
+    manifest: Manifest
+    digest: str
+    """SHA-256 of the manifest, and so of every file it names; part of every task id."""
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @cached_property
+    def base(self) -> dict[str, NDArray[np.float32]]:
+        """The shared weights, float32."""
+        tensors = load_safetensors((self.folder / "base.safetensors").read_bytes())
+        return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+
+    def read(self, file: str) -> bytes:
+        return (self.folder / file).read_bytes()
+
+
+def load(folder: Path) -> MetaModel:
+    """Load and verify one folder; raises InvalidMetaModel with what is wrong and what to do."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise InvalidMetaModel(f"{folder} has no manifest.json: it is not a meta-model, or was only half written; export it again.")
+    raw = path.read_bytes()
+    try:
+        manifest = Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        raise InvalidMetaModel(f"{path} is not a manifest of format {FORMAT_VERSION} ({where}: {first['msg']}); export it again.") from error
+    for name, expected in manifest.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise InvalidMetaModel(f"{folder} lacks {name}: it was only half written or copied; export or copy it again.")
+        if _sha256(file.read_bytes()) != expected:
+            raise InvalidMetaModel(f"{file} was changed after the export (its digest differs); export or copy it again.")
+    return MetaModel(folder, manifest, _sha256(raw))
+
+
+def load_all(folder: Path) -> dict[str, MetaModel]:
+    """Every meta-model below a folder, by name, in the order of their names; hidden folders are work in progress."""
+    paths = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    found = [load(path) for path in paths if not path.name.startswith((".", "_"))]
+    return {model.name: model for model in found}
+
+
+def write(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> MetaModel:
+    """Write a folder so that it appears whole or not at all; ``manifest.files`` is filled in here."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for name, data in files.items():
+            (staging / name).write_bytes(data)
+        whole = manifest.model_copy(update={"files": {name: _sha256(data) for name, data in sorted(files.items())}})
+        (staging / "manifest.json").write_text(json.dumps(whole.model_dump(mode="json"), indent=1) + "\n")
+        staging.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(staging, folder)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return load(folder)
+
+
+def remove(meta_model: MetaModel) -> None:
+    """Delete the folder."""
+    shutil.rmtree(meta_model.folder)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

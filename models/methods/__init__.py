@@ -1,0 +1,1 @@
+"""The methods: peers, one file each, none importing another (PyTorch)."""

@@ -1,0 +1,54 @@
+"""Conv-4, the target network of few-shot learning: 3x3 convolutions, each pooled and rectified, and a logits layer.
+
+Normalisation is already folded into the weights, so a prediction depends on its own image alone.
+Source: Vinyals et al., *Matching Networks for One Shot Learning*, 2016, section 4.1; HyperTransformer, section 5.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Conv4(nn.Module):
+    """uint8 pixels in, logits and features out; parameters ``conv1.weight`` ... ``logits.bias``.
+
+    ``image`` is (size, channels); ``widths`` the output channels of each convolution; N images, K classes, F features.
+    """
+
+    def __init__(
+        self,
+        image: tuple[int, int],
+        widths: Sequence[int],
+        n_classes: int,
+        *,
+        pixel_mean: float,
+        pixel_std: float,
+        negative_slope: float = 0.0,
+    ) -> None:
+        super().__init__()
+        size, in_channels = image
+        self.pixel_mean, self.pixel_std, self.negative_slope = pixel_mean, pixel_std, negative_slope
+        self.n_convs = len(widths)
+        for n, (i, o) in enumerate(zip([in_channels, *widths], widths, strict=False), start=1):
+            self.add_module(f"conv{n}", nn.Conv2d(i, o, 3, padding=1))
+        self.logits = nn.Linear(widths[-1] * (size >> len(widths)) ** 2, n_classes)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels ``(N, H, W, C)`` uint8 -> logits ``(N, K)`` and features ``(N, F)``."""
+        x = normalise(pixels, self.pixel_mean, self.pixel_std)
+        for n in range(1, self.n_convs + 1):
+            x = F.leaky_relu(F.max_pool2d(self.get_submodule(f"conv{n}")(x), 2), self.negative_slope)
+        features = x.flatten(1)
+        return self.logits(features), features
+
+
+def normalise(pixels: Tensor, mean: float, std: float) -> Tensor:
+    """Pixels ``(..., H, W, C)`` uint8 -> ``(..., C, H, W)`` float32, ``(p / 255 - mean) / std``.
+
+    A negative ``std`` makes dark ink positive.
+    """
+    return torch.movedim((pixels.to(torch.float32) / 255 - mean) / std, -1, -3)

@@ -1,0 +1,108 @@
+"""Encoded image bytes -> the uint8 pixels a network takes: the one copy, for training and for the service.
+
+Headers are checked before any pixel is decoded, so that a small file cannot claim a large memory. Only JPEG, PNG and
+WebP are opened, and of an animation only the first frame. Scaling to floats happens inside the exported graphs.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from models.errors import BrokenImage, TooLarge, UnsupportedMedia
+
+PREPROCESS_VERSION = 1
+FORMATS = ("JPEG", "PNG", "WEBP")
+DEFAULT_MAX_PIXELS = 25_000_000
+WHITE = 255
+
+
+@dataclass(frozen=True)
+class PreprocessSpec:
+    """How a meta-model wants its images.
+
+    ``fit``: "pad" keeps the whole image on a white square (drawings), "crop" takes the central square (photographs).
+    ``invert_dark``: light strokes on a dark ground are inverted, so that ink is always dark.
+    """
+
+    size: int
+    channels: Literal[1, 3]
+    fit: Literal["pad", "crop"] = "pad"
+    invert_dark: bool = False
+
+    @property
+    def version(self) -> str:
+        """Part of every task id: a change of preprocessing makes new tasks."""
+        return f"{PREPROCESS_VERSION}/{self.size}x{self.channels}/{self.fit}/{'invert' if self.invert_dark else 'as-is'}"
+
+
+def to_pixels(data: bytes, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+    """Encoded image -> ``(size, size, channels)`` uint8.
+
+    Raises UnsupportedMedia (not JPEG, PNG or WebP), TooLarge (more than ``max_pixels``, by the header) or BrokenImage.
+    """
+    return fit_pixels(decode(data, spec, max_pixels=max_pixels), spec)
+
+
+def decode(data: bytes, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+    """Encoded image -> upright "L" or "RGB" image, possibly reduced (never below twice ``spec.size``)."""
+    image = _open(data)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise TooLarge(
+            f"The image is {width} x {height} pixels, over the limit of {max_pixels / 1e6:g} megapixels; "
+            "scale it down before sending it."
+        )
+    mode = "L" if spec.channels == 1 else "RGB"
+    try:
+        image.draft(mode, (2 * spec.size, 2 * spec.size))  # JPEG: decode at 1/2, 1/4 or 1/8 where that is enough
+        image.load()
+        return _flatten(ImageOps.exif_transpose(image), mode)
+    except Exception as error:  # noqa: BLE001 - decoders raise many kinds; a broken file must never be a crash
+        raise BrokenImage("The image is truncated or corrupt; send a complete JPEG, PNG or WebP file.") from error
+
+
+def fit_pixels(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """An upright image of the right mode -> ``(size, size, channels)`` uint8, by antialiased bilinear scaling."""
+    size = (spec.size, spec.size)
+    if image.width == image.height:
+        fitted = image.resize(size, Image.Resampling.BILINEAR)
+    elif spec.fit == "crop":
+        fitted = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+    else:
+        fitted = ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=_background(image, spec))
+    pixels = np.asarray(fitted, dtype=np.uint8).reshape(spec.size, spec.size, spec.channels)
+    return np.asarray(WHITE - pixels, dtype=np.uint8) if spec.invert_dark and pixels.mean() < WHITE / 2 else pixels
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise UnsupportedMedia("This is not a JPEG, PNG or WebP image; convert it to one of these.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooLarge("The image has far too many pixels; scale it down before sending it.") from error
+    except Exception as error:  # noqa: BLE001 - as in decode
+        raise BrokenImage("The image's header is corrupt; send a complete JPEG, PNG or WebP file.") from error
+
+
+def _flatten(image: Image.Image, mode: str) -> Image.Image:
+    """To "L" or "RGB": transparency over white, 16-bit grey scaled (Pillow would clip it)."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert(mode)
+
+
+def _background(image: Image.Image, spec: PreprocessSpec) -> int | tuple[int, int, int]:
+    """White, or black where a dark image is about to be inverted."""
+    dark = spec.invert_dark and np.asarray(image).mean() < WHITE / 2
+    shade = 0 if dark else WHITE
+    return shade if spec.channels == 1 else (shade, shade, shade)

@@ -1,0 +1,53 @@
+"""Who is asking: a key's tenant, or the one local tenant where there are no keys.
+
+Keys are kept and compared as digests, so that a comparison's time tells nothing of a key. Without keys, whoever can
+connect is trusted, so requests that a web page elsewhere could make the user's browser send are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+from models.errors import Forbidden, Unauthenticated
+from service.settings import LOCAL_TENANT, is_loopback
+
+REMEDY = "send an API key as `Authorization: Bearer KEY`"
+
+
+class Keyring:
+    """Tenants by the digests of their keys; without keys, everyone is the local tenant."""
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self._tenants = {_digest(key): tenant for key, tenant in keys.items()}
+
+    def tenant(self, request: Request) -> str:
+        """The tenant of a request; raises Unauthenticated or Forbidden."""
+        headers = request.headers
+        if not self._tenants:
+            _check_browser(headers.get("host", ""), headers.get("origin"))
+            return LOCAL_TENANT
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise Unauthenticated(f"This service needs a key; {REMEDY}.", where="Authorization")
+        tenant = self._tenants.get(_digest(key.strip()))
+        if tenant is None:
+            raise Unauthenticated(f"This key is not known here; {REMEDY}.", where="Authorization")
+        return tenant
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _check_browser(host: str, origin: str | None) -> None:
+    """Refuse what came through a name on the internet (DNS rebinding), or from another site's page."""
+    name = urlsplit(f"//{host}").hostname or ""
+    if "." in name and not is_loopback(name) and not name.endswith(".localhost"):
+        remedy = "use http://127.0.0.1 or http://localhost, or set API keys to serve other names"
+        raise Forbidden(f"Without API keys the service answers on this machine only, not as {name[:100]!r}; {remedy}.")
+    if origin is not None and urlsplit(origin).netloc != host:
+        raise Forbidden("A page of another site may not call this service; use a program, or the service's own page.")

@@ -1,0 +1,132 @@
+"""From the tree of domain errors to RFC 9457 problem documents: the one table of statuses.
+
+A problem says what was wrong (``detail``), where (``errors[].where``, e.g. ``classes[2].images[0]``), what to do about
+it, and the request's id, which the log line of the request carries too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic_core import ErrorDetails
+from starlette.exceptions import HTTPException
+
+from models import errors
+from service.telemetry import request_id
+
+STATUS: dict[type[errors.ClassmithError], tuple[int, str]] = {
+    errors.InvalidRequest: (400, "Malformed request"),
+    errors.BrokenImage: (400, "Broken image"),
+    errors.UnsupportedMedia: (415, "Unsupported media type"),
+    errors.TooLarge: (413, "Too large"),
+    errors.ImpossibleTask: (422, "Impossible task"),
+    errors.Unauthenticated: (401, "Not authenticated"),
+    errors.Forbidden: (403, "Not allowed"),
+    errors.NotFound: (404, "Not found"),
+    errors.Conflict: (409, "Conflict"),
+    errors.ReusedKey: (422, "Idempotency key reused"),
+    errors.Busy: (429, "Too busy"),
+    errors.Unavailable: (503, "Unavailable"),
+    errors.GenerationFailed: (500, "Generation failed"),
+    errors.CorruptBundle: (500, "Corrupt bundle"),
+    errors.InvalidMetaModel: (500, "Invalid meta-model"),
+    errors.ClassmithError: (500, "Internal error"),
+}
+PROBLEM_JSON = "application/problem+json"
+FRAMEWORK_REMEDY = {
+    404: "No such address here; see /docs for the calls there are.",
+    405: "This address does not take that method; see the Allow header, or /docs.",
+}
+log = logging.getLogger("classmith.api")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception, the framework's own included, with a problem document."""
+    app.add_exception_handler(errors.ClassmithError, domain_problem)
+    app.add_exception_handler(HTTPException, framework_problem)
+    app.add_exception_handler(RequestValidationError, validation_problem)
+    app.add_exception_handler(Exception, unexpected_problem)
+
+
+def status_of(error: errors.ClassmithError) -> tuple[int, str]:
+    """(HTTP status, title) of the nearest class in the table."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+async def domain_problem(request: Request, error: Exception) -> Response:
+    """The problem document of a domain error."""
+    assert isinstance(error, errors.ClassmithError)
+    status, title = status_of(error)
+    if status == 500:
+        log.error("request failed", exc_info=error, extra={"error_type": type(error).__name__})
+    headers = {}
+    if isinstance(error, errors.Busy):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, errors.Unauthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="classmith"'
+    return problem(request, status, title, error.message, where=[(error.where, error.message)], headers=headers)
+
+
+async def framework_problem(request: Request, error: Exception) -> Response:
+    """Unknown addresses and methods."""
+    assert isinstance(error, HTTPException)
+    title = HTTPStatus(error.status_code).phrase
+    detail = FRAMEWORK_REMEDY.get(error.status_code, str(error.detail))
+    return problem(request, error.status_code, title, detail, headers=dict(error.headers or {}))
+
+
+async def validation_problem(request: Request, error: Exception) -> Response:
+    """Query and path values of the wrong kind."""
+    assert isinstance(error, RequestValidationError)
+    located = [(path_of(tuple(e["loc"])[1:]), str(e["msg"])) for e in error.errors()]
+    detail = "; ".join(f"{where}: {message}" for where, message in located)
+    return problem(request, 400, "Malformed request", f"{detail}.", where=located)
+
+
+async def unexpected_problem(request: Request, error: Exception) -> Response:
+    """A fault of ours: nothing of it goes to the client but the id under which it is logged (by the server)."""
+    detail = "Something went wrong in the service; the log has it under this request_id. Trying again may help."
+    return problem(request, 500, "Internal error", detail)
+
+
+def problem(
+    request: Request,
+    status: int,
+    title: str,
+    detail: str,
+    *,
+    where: list[tuple[str, str]] | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """An RFC 9457 response."""
+    body: dict[str, object] = {
+        "type": f"urn:classmith:problem:{title.lower().replace(' ', '-')}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": request.scope["path"],
+        "request_id": request_id.get(),
+    }
+    located = [{"where": place, "detail": message} for place, message in where or () if place]
+    if located:
+        body["errors"] = located
+    data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")  # input may hold lone surrogates
+    return Response(data, status, headers, media_type=PROBLEM_JSON)
+
+
+def path_of(location: tuple[int | str, ...]) -> str:
+    """``("classes", 2, "images", 0)`` -> ``classes[2].images[0]``."""
+    parts = [f"[{p}]" if isinstance(p, int) else f".{p}" for p in location]
+    return "".join(parts).removeprefix(".")
+
+
+def from_validation(details: list[ErrorDetails]) -> errors.InvalidRequest:
+    """The first of pydantic's findings as a domain error."""
+    first = details[0]
+    where = path_of(first["loc"])
+    return errors.InvalidRequest(f"{where or 'The JSON'}: {first['msg']}. See /docs for the shape.", where=where)

@@ -1,0 +1,69 @@
+"""Around every request: an id, how long it took (``Server-Timing``), metrics, one line of log, safe headers."""
+
+from __future__ import annotations
+
+import logging
+from time import perf_counter
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.telemetry import Metrics, choose_request_id, request_id, server_timing
+
+TIMINGS = "classmith.timings"
+CLIENT_WENT_AWAY = 499
+log = logging.getLogger("classmith.access")
+
+
+class RequestContext:
+    """Takes the client's ``X-Request-Id`` where it is a plain one, else makes one, and answers with it."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start = perf_counter()
+        ident = choose_request_id(_header(scope, b"x-request-id"))
+        request_id.set(ident)  # the server runs each request in a context of its own
+        timings: dict[str, float] = {}
+        scope[TIMINGS] = timings
+        status = CLIENT_WENT_AWAY
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                timing = server_timing(**timings, total=(perf_counter() - start) * 1e3)
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", ident.encode()),
+                    (b"server-timing", timing.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        finally:
+            self._record(scope, status, perf_counter() - start)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        endpoint = getattr(scope.get("route"), "path", "unknown")  # the template: one label value for all tasks
+        self.metrics.requests.labels(endpoint, str(status)).inc()
+        self.metrics.request_seconds.labels(endpoint).observe(seconds)
+        if log.isEnabledFor(logging.INFO):
+            fields = {"method": scope["method"], "path": scope["path"], "endpoint": endpoint, "status": status}
+            log.info("request", extra={**fields, "duration_ms": round(seconds * 1e3, 2)})
+
+
+def add_timings(scope: Scope, **durations_ms: float) -> None:
+    """Report parts of the time in this request's ``Server-Timing`` header."""
+    scope[TIMINGS].update(durations_ms)
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)

@@ -1,0 +1,175 @@
+"""The OpenAPI document of calls that read their bodies themselves: what /docs shows and the fuzz test reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from service.api.errors import PROBLEM_JSON
+from service.api.schemas import PredictIn, PredictionsOut, ProblemOut, TaskIn, TaskListOut, TaskOut, TaskPartIn
+
+REF = "#/components/schemas/{model}"
+ID_HEADER = {"ETag": {"description": "The task's id, once it is ready.", "schema": {"type": "string"}}}
+
+
+class PlainRoute(APIRoute):
+    """A route whose endpoint takes the request as it is: what it reads is its own, and costs nothing more."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The endpoint itself, without FastAPI's reading of parameters."""
+        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return handler
+
+
+def install(app: FastAPI, *, with_keys: bool) -> None:
+    """Make ``app.openapi`` give the whole document."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app, with_keys=with_keys)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]  # the way FastAPI documents
+
+
+def _document(app: FastAPI, *, with_keys: bool) -> dict[str, Any]:
+    found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    components = found.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for model in (TaskIn, TaskPartIn, PredictIn, ProblemOut):
+        schema = model.model_json_schema(ref_template=REF)
+        schemas.update(schema.pop("$defs", {}))
+        schemas[model.__name__] = schema
+    if with_keys:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, calls in found["paths"].items():
+            if path.startswith("/tasks"):
+                for call in calls.values():
+                    call["security"] = [{"key": []}]
+    return found
+
+
+def _ref(model: type[BaseModel]) -> dict[str, Any]:
+    return {"$ref": REF.format(model=model.__name__)}
+
+
+def _problems(**details: str) -> dict[int | str, dict[str, Any]]:
+    """``_404="..."`` -> a problem document as the 404 answer; any other error is one, too."""
+    answers = {int(status[1:]): text for status, text in details.items()}
+    everywhere = {400: "Malformed.", 401: "No key, or an unknown one.", 403: "Not allowed from there."}
+    later = {429: "Too busy; see Retry-After.", 503: "Not now."}
+    content = {PROBLEM_JSON: {"schema": _ref(ProblemOut)}}
+    found: dict[int | str, dict[str, Any]] = {
+        status: {"description": text, "content": content} for status, text in {**everywhere, **answers, **later}.items()
+    }
+    return {**found, "default": {"description": "Any other error.", "content": content}}
+
+
+def _parameter(place: str, name: str, schema: dict[str, Any], text: str) -> dict[str, Any]:
+    return {"in": place, "name": name, "required": place == "path", "schema": schema, "description": text}
+
+
+TASK_ID = _parameter("path", "task_id", {"type": "string", "pattern": "^[0-9a-f]{32}$"}, "The task's id.")
+FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+JSON_OF_TASK = {"description": "The task.", "model": TaskOut, "headers": ID_HEADER}
+UNKNOWN = "No such task of yours."
+LOCATION = {**ID_HEADER, "Location": {"description": "The task's address.", "schema": {"type": "string"}}}
+
+CREATE: dict[str, Any] = {
+    "status_code": 201,
+    "responses": {
+        200: {"description": "It was there already.", "model": TaskOut, "headers": LOCATION},
+        201: {"description": "It was made.", "model": TaskOut, "headers": LOCATION},
+        202: {"description": "It is still being made.", "model": TaskOut, "headers": LOCATION},
+        **_problems(
+            _413="Over a limit.",
+            _415="Not a body, or not an image, that is taken.",
+            _422="No classifier can be made of this, or the Idempotency-Key came with another request.",
+        ),
+    },
+    "openapi_extra": {
+        "parameters": [
+            _parameter("header", "Prefer", {"type": "string"}, "`wait=10` bounds the wait to 10 seconds."),
+            _parameter("header", "Idempotency-Key", {"type": "string"}, "Repeat a request safely: it is done once."),
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": _ref(TaskIn)},
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "description": "A file part for each image, named after its class; `unlabeled`: images of no "
+                        "stated class; `task`: descriptions.",
+                        "properties": {"task": _ref(TaskPartIn), "unlabeled": FILES},
+                        "additionalProperties": FILES,
+                    },
+                    "encoding": {"task": {"contentType": "application/json"}},
+                },
+            },
+        },
+    },
+}
+LIST: dict[str, Any] = {
+    "responses": {200: {"description": "One page.", "model": TaskListOut}, **_problems()},
+    "openapi_extra": {
+        "parameters": [
+            _parameter("query", "limit", {"type": "integer", "minimum": 1, "maximum": 500}, "Tasks a page (50)."),
+            _parameter("query", "after", {"type": "string"}, "The id of the last task of the page before."),
+        ]
+    },
+}
+SHOW: dict[str, Any] = {
+    "responses": {200: JSON_OF_TASK, 304: {"description": "You have it."}, **_problems(_404=UNKNOWN)},
+    "openapi_extra": {"parameters": [TASK_ID]},
+}
+DELETE: dict[str, Any] = {
+    "status_code": 204,
+    "responses": _problems(_404=UNKNOWN),
+    "openapi_extra": {"parameters": [TASK_ID]},
+}
+EVENTS: dict[str, Any] = {
+    "responses": {
+        200: {"description": "Server-sent events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        **_problems(_404=UNKNOWN),
+    },
+    "openapi_extra": {"parameters": [TASK_ID]},
+}
+EXPORT: dict[str, Any] = {
+    "responses": {
+        200: {
+            "description": "An ONNX file: uint8 `pixels` in, `probabilities` out.",
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        **_problems(_404=UNKNOWN, _409="Not ready."),
+    },
+    "openapi_extra": {"parameters": [TASK_ID]},
+}
+IMAGE = {"schema": {"type": "string", "format": "binary"}}
+PREDICT: dict[str, Any] = {
+    "responses": {
+        200: {"description": "The answers, in the order of the images.", "model": PredictionsOut},
+        **_problems(_404=UNKNOWN, _409="Not ready.", _413="Over a limit.", _415="Not an image that is taken."),
+    },
+    "openapi_extra": {
+        "parameters": [
+            TASK_ID,
+            _parameter("query", "top_k", {"type": "integer", "minimum": 1, "maximum": 1000}, "Only the best classes."),
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "image/png": IMAGE,
+                "image/jpeg": IMAGE,
+                "image/webp": IMAGE,
+                "application/json": {"schema": _ref(PredictIn)},
+                "multipart/form-data": {"schema": {"type": "object", "additionalProperties": FILES}},
+            },
+        },
+    },
+}

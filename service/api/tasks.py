@@ -1,0 +1,222 @@
+"""Tasks over HTTP: create, list, show, follow, delete, export."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, Request, Response
+from starlette.responses import StreamingResponse
+
+from models.errors import GenerationFailed, InvalidRequest, UnsupportedMedia
+from service.api import bodies, openapi
+from service.api.schemas import TaskIn, TaskListOut, TaskPartIn, task_out
+from service.api.state import served
+from service.images import checked, from_base64
+from service.ports import TaskRecord
+from service.requests import ClassRequest, TaskRequest
+from service.settings import Settings
+from service.tasks import FINISHED, Creation
+
+router = APIRouter(tags=["tasks"], route_class=openapi.PlainRoute)
+UNLABELED, TASK = "unlabeled", "task"
+PAGE, LARGEST_PAGE = 50, 500
+OFF_LOOP_BYTES = 256_000
+"""JSON bodies from this size on are read in a thread."""
+KEEP_ALIVE_POLLS = 15
+PREFERENCE = re.compile(r"\s*(?:(respond-async)|wait\s*=\s*\"?(\d{1,9})\"?)\s*", re.IGNORECASE)
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+@router.post("/tasks", **openapi.CREATE)
+async def create(request: Request) -> Response:
+    """Make a classifier from a few images of each class; equal requests give the same task."""
+    here, tenant = served(request)
+    bodies.check_query(request, ())
+    key = _idempotency_key(request)
+    wait_s, applied = _wait_s(request, here.settings)
+    asked = await _read(request, here.settings)
+    creation = await here.tasks.create(tenant, asked, wait_s=wait_s, key=key)
+    return _created(request, creation, applied)
+
+
+@router.get("/tasks", **openapi.LIST)
+async def page(request: Request) -> Response:
+    """The caller's tasks, newest first."""
+    here, tenant = served(request)
+    bodies.check_query(request, ("limit", "after"))
+    limit = bodies.integer(request, "limit", least=1, most=LARGEST_PAGE) or PAGE
+    records, more = await here.tasks.page(tenant, limit=limit, after=request.query_params.get("after"))
+    onward = f"{_root(request)}/tasks?limit={limit}&after={records[-1].id}" if more else None
+    listed = TaskListOut(tasks=[task_out(record) for record in records], next=onward)
+    headers = {"Link": f'<{onward}>; rel="next"'} if onward else {}
+    return Response(listed.model_dump_json(), headers=headers, media_type=bodies.JSON)
+
+
+@router.get("/tasks/{task_id}", **openapi.SHOW)
+async def show(request: Request) -> Response:
+    """One task."""
+    here, tenant = served(request)
+    bodies.check_query(request, ())
+    record = await here.tasks.get(tenant, request.path_params["task_id"])
+    return _answer(request, record, 200)
+
+
+@router.delete("/tasks/{task_id}", **openapi.DELETE)
+async def delete(request: Request) -> Response:
+    """Delete a task with everything kept of it."""
+    here, tenant = served(request)
+    bodies.check_query(request, ())
+    await here.tasks.delete(tenant, request.path_params["task_id"])
+    return Response(status_code=204)
+
+
+@router.get("/tasks/{task_id}/events", **openapi.EVENTS)
+async def events(request: Request) -> Response:
+    """Server-sent events: the task now and at each change, until it is ready, failed or deleted."""
+    here, tenant = served(request)
+    bodies.check_query(request, ())
+    changes = here.tasks.follow(tenant, request.path_params["task_id"])
+    first = await anext(changes)  # an unknown task is a 404, not a stream
+    stream = _event_stream(first, changes, here.stopping)
+    return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@router.get("/tasks/{task_id}/model.onnx", **openapi.EXPORT)
+async def export(request: Request) -> Response:
+    """The classifier as one file that ONNX Runtime runs anywhere, without this service."""
+    here, tenant = served(request)
+    bodies.check_query(request, ())
+    ident = request.path_params["task_id"]
+    model = await here.tasks.export_model(tenant, ident)
+    headers = {"Content-Disposition": f'attachment; filename="{ident}.onnx"', "ETag": f'"{ident}"'}
+    return Response(model, headers=headers, media_type="application/octet-stream")
+
+
+async def _read(request: Request, settings: Settings) -> TaskRequest:
+    kind = bodies.media_type(request)
+    if kind == bodies.JSON:
+        body = await request.body()
+        if len(body) < OFF_LOOP_BYTES:
+            return _from_json(body, settings)
+        return await asyncio.to_thread(_from_json, body, settings)
+    if kind == bodies.MULTIPART:
+        return await _from_multipart(request, settings)
+    raise UnsupportedMedia(
+        f"A task is sent as {bodies.JSON}, or as {bodies.MULTIPART} with a file field for each image, named after its "
+        f"class (curl -F zebra=@1.jpg -F horse=@2.jpg); not as {kind[:80] or 'a body without Content-Type'}."
+    )
+
+
+def _from_json(body: bytes, settings: Settings) -> TaskRequest:
+    asked = bodies.parse_json(body, TaskIn)
+    most = settings.max_image_bytes
+    classes = tuple(
+        ClassRequest(
+            c.name,
+            c.description,
+            tuple(from_base64(f"classes[{i}].images[{j}]", text, max_bytes=most) for j, text in enumerate(c.images)),
+        )
+        for i, c in enumerate(asked.classes)
+    )
+    unlabeled = tuple(from_base64(f"unlabeled[{j}]", text, max_bytes=most) for j, text in enumerate(asked.unlabeled))
+    return TaskRequest(classes, unlabeled, asked.generator)
+
+
+async def _from_multipart(request: Request, settings: Settings) -> TaskRequest:
+    """Classes in the order of the ``task`` part, then in that of their first file."""
+    parts = await bodies.read_parts(request, max_files=bodies.MAX_FILES)
+    described = TaskPartIn()
+    files: dict[str, list[bytes]] = {}
+    for part in parts:
+        if part.name == TASK and (part.media_type == bodies.JSON or not part.is_file):
+            described = bodies.parse_json(part.data, TaskPartIn)
+        elif part.is_file:
+            files.setdefault(part.name, []).append(part.data)
+        else:
+            name = part.name[:100]
+            message = f"The field {name!r} carries text, not a file; send it as a file (curl -F NAME=@1.jpg)."
+            raise InvalidRequest(message, where=name)
+    most = settings.max_image_bytes
+    images = {
+        name: tuple(checked(f"{name}[{j}]", data, max_bytes=most) for j, data in enumerate(found))
+        for name, found in files.items()
+    }
+    unlabeled = images.pop(UNLABELED, ())
+    classes = [ClassRequest(c.name, c.description, images.pop(c.name, ())) for c in described.classes]
+    classes += [ClassRequest(name, "", found) for name, found in images.items()]
+    return TaskRequest(tuple(classes), unlabeled, described.generator)
+
+
+def _wait_s(request: Request, settings: Settings) -> tuple[float, str | None]:
+    """Seconds to wait, and the preference applied; as RFC 7240 says, one we don't understand is ignored."""
+    for preference in request.headers.get("prefer", "").replace(";", ",").split(","):
+        found = PREFERENCE.fullmatch(preference)
+        if found and found[1]:
+            return 0.0, "respond-async"
+        if found:
+            seconds = min(float(found[2]), settings.max_wait_s)
+            return seconds, f"wait={seconds:g}"
+    return settings.wait_s, None
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
+        message = "An Idempotency-Key has 1 to 255 visible ASCII characters, no spaces; a UUID is a good one."
+        raise InvalidRequest(message, where="Idempotency-Key")
+    return key
+
+
+def _created(request: Request, creation: Creation, applied: str | None) -> Response:
+    """201 made, 200 known, 202 still being made."""
+    record = creation.record
+    if record.state == "failed":
+        raise GenerationFailed(f"{record.error} The task is kept as {record.id}; the same request tries again.")
+    finished = record.state == "ready"
+    response = _answer(request, record, (201 if creation.made else 200) if finished else 202)
+    response.headers["Location"] = f"{_root(request)}/tasks/{record.id}"
+    if applied:
+        response.headers["Preference-Applied"] = applied
+    if not finished:
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+def _answer(request: Request, record: TaskRecord, status: int) -> Response:
+    """A task, or 304 where the client has it already; only a finished task is worth an ETag."""
+    headers = {"ETag": f'"{record.id}"'} if record.state == "ready" else {}
+    if headers and request.method == "GET" and headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(task_out(record).model_dump_json(), status, headers, media_type=bodies.JSON)
+
+
+def _root(request: Request) -> str:
+    root: str = request.scope.get("root_path", "")
+    return root.rstrip("/")
+
+
+async def _event_stream(
+    record: TaskRecord | None, changes: AsyncIterator[TaskRecord | None], stopping: asyncio.Event
+) -> AsyncIterator[bytes]:
+    yield b"retry: 1000\n\n"
+    last, n_quiet = record, 0
+    while not stopping.is_set():
+        if record:
+            last = record
+            yield _event(record.state, task_out(record).model_dump_json())
+        n_quiet = 0 if record else n_quiet + 1
+        if n_quiet == KEEP_ALIVE_POLLS:
+            n_quiet = 0
+            yield b": still working\n\n"
+        record = await anext(changes, last)
+        if record is last:  # the end
+            break
+    if last and last.state not in FINISHED and not stopping.is_set():
+        yield _event("deleted", json.dumps({"id": last.id}))
+
+
+def _event(name: str, data: str) -> bytes:
+    return f"event: {name}\ndata: {data}\n\n".encode()

@@ -1,0 +1,150 @@
+"""The composition root: settings in, a FastAPI application out.
+
+``create_app`` opens nothing; the lifespan builds every part, hands it on, and at the end drains and closes it in the
+opposite order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+
+from models.errors import ClassmithError
+from service.api import errors, health, openapi, predict, tasks
+from service.api.auth import Keyring
+from service.api.middleware.body_limit import BodyLimit
+from service.api.middleware.context import RequestContext
+from service.api.state import Served
+from service.batching import Batcher
+from service.catalogue import read_catalogue
+from service.images import Intake
+from service.loading import Loader
+from service.pending import PendingGenerations
+from service.ports import TaskRecord
+from service.requests import Specifier
+from service.sessions import SessionCache
+from service.settings import Settings
+from service.storage import Storage, open_storage
+from service.tasks import Tasks
+from service.telemetry import Metrics
+
+N_STORE_THREADS = 8
+DESCRIPTION = "Image classifiers on demand: a network made for exactly your classes, in one forward pass."
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; raises InvalidSettings where the API keys cannot be read."""
+    keyring, metrics = Keyring(settings.keys()), Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.served = Served(settings, await _build(stack, settings, metrics), keyring, metrics)
+            stack.callback(app.state.served.stopping.set)
+            yield
+        app.state.served = None
+
+    app = FastAPI(
+        title="Classmith",
+        description=DESCRIPTION,
+        version=_version(),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.served = None
+    for router in (tasks.router, predict.router, health.router):
+        app.include_router(router)
+    errors.install(app)
+    openapi.install(app, with_keys=bool(settings.api_keys or settings.api_keys_file))
+    app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
+    app.add_middleware(RequestContext, metrics=metrics)
+    return app
+
+
+async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics) -> Tasks:
+    """Every part, in the order they need each other; the stack takes them apart."""
+    pool = ThreadPoolExecutor(N_STORE_THREADS, "classmith-store")
+    stack.callback(pool.shutdown)
+    catalogue = await asyncio.to_thread(read_catalogue, settings.meta_models)
+    storage = await asyncio.to_thread(open_storage, settings, catalogue, metrics)
+    stack.callback(storage.close)
+    loader = Loader(storage.tasks, storage.bundles, storage.generation, catalogue)
+    sessions = SessionCache(
+        loader.session,
+        loader.exists,
+        max_bytes=settings.session_bytes,
+        min_residency_s=settings.min_residency_s,
+        revalidate_s=settings.revalidate_s,
+        metrics=metrics,
+    )
+    stack.push_async_callback(sessions.close)
+    batcher = _batcher(settings, metrics)
+    stack.push_async_callback(batcher.drain)
+    intake = Intake(n_threads=settings.n_runners, max_pixels=settings.max_image_pixels, max_queue=settings.max_queue)
+    stack.callback(intake.close)
+    pending = _pending(stack, settings, storage, _Warmer(sessions))
+    specifier = Specifier(settings, catalogue, intake)
+    return Tasks(storage.tasks, storage.bundles, storage.keys, specifier, loader, pending, sessions, batcher, pool)
+
+
+def _batcher(settings: Settings, metrics: Metrics) -> Batcher:
+    return Batcher(
+        n_runners=settings.n_runners,
+        max_batch=settings.max_batch,
+        max_queue_images=settings.max_queue,
+        deadline_s=settings.deadline_s,
+        max_pixels=settings.max_image_pixels,
+        metrics=metrics,
+    )
+
+
+def _pending(
+    stack: AsyncExitStack, settings: Settings, storage: Storage, on_ready: Callable[[TaskRecord], None]
+) -> PendingGenerations:
+    pending = PendingGenerations(
+        storage.generation,
+        storage.tasks,
+        n_threads=settings.n_generations,
+        max_pending=settings.max_pending_generations,
+        recover_s=settings.lease_s,
+        min_age_s=settings.lease_s if settings.redis_url else 0.0,
+        on_ready=on_ready,
+    )
+    stack.push_async_callback(pending.close)
+    pending.start_recovery()
+    return pending
+
+
+class _Warmer:
+    """Makes the session of a task that was just made, so that its first prediction does not wait for it."""
+
+    def __init__(self, sessions: SessionCache) -> None:
+        self._sessions = sessions
+        self._warming: set[asyncio.Task[None]] = set()
+
+    def __call__(self, record: TaskRecord) -> None:
+        warming = asyncio.create_task(self._warm(record))
+        self._warming.add(warming)
+        warming.add_done_callback(self._warming.discard)
+
+    async def _warm(self, record: TaskRecord) -> None:
+        try:
+            async with self._sessions.lease(record.tenant, record.id):
+                pass
+        except ClassmithError as error:
+            log.info("a new task could not be warmed", extra={"task_id": record.id, "error_type": type(error).__name__})
+
+
+def _version() -> str:
+    try:
+        return version("classmith")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"

@@ -1,0 +1,166 @@
+"""Predictions in small batches: what waits for one task is decoded and run together, and nothing waits to be full.
+
+A free runner thread takes what is there for the next task in turn, decodes it, runs the network once, decides, and
+hands all the answers back to the event loop with one call: one hop a request, however many share it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Sequence
+from time import perf_counter
+
+import numpy as np
+
+from models.decision import decide
+from models.errors import ClassmithError, InvalidRequest
+from models.preprocess import DEFAULT_MAX_PIXELS, to_pixels
+from service.sessions import Session
+from service.telemetry import Metrics
+from service.waiting import Piece, Prediction, Request, WaitingLine
+
+__all__ = ["Batcher", "Prediction"]
+log = logging.getLogger(__name__)
+
+
+class Batcher:
+    """Runner threads and the line of what waits for them, for one event loop.
+
+    Tasks with waiting images take turns, so that one with a thousand does not keep the others waiting. At most
+    ``max_queue_images`` wait; ``deadline_s`` bounds the predicted wait.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_runners: int,
+        max_batch: int,
+        max_queue_images: int,
+        deadline_s: float,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._metrics, self._max_pixels = metrics or Metrics(), max_pixels
+        self._line = WaitingLine(
+            n_runners=n_runners, max_batch=max_batch, max_images=max_queue_images, deadline_s=deadline_s,
+            metrics=self._metrics,
+        )  # fmt: skip
+        self._metrics.queue_depth.set_function(lambda: self._line.n_images)
+        names = [f"classmith-runner-{i}" for i in range(n_runners)]
+        self._runners = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
+        for runner in self._runners:
+            runner.start()
+
+    @property
+    def n_images(self) -> int:
+        """Images that wait for a runner."""
+        return self._line.n_images
+
+    async def predict(self, session: Session, images: Sequence[bytes], top_k: int | None = None) -> Prediction:
+        """Encoded images -> decisions in their order; the caller holds the session's lease meanwhile.
+
+        Raises what ``to_pixels`` raises, located at the image (the other requests of its batch are not touched), Busy
+        with ``retry_after_s``, or Unavailable once draining. Cancelling takes what still waits out of the line.
+        """
+        if not images:
+            raise InvalidRequest("There is no image to classify; send at least one.", where="images")
+        request = Request(session, top_k, asyncio.get_running_loop().create_future())
+        self._line.put(request, images)
+        try:
+            return await request.future
+        finally:
+            if not request.is_over:
+                self._line.withdraw(request)
+            request.pieces.clear()
+            del request, images  # a failed future holds this frame, which must not hold the future and the images
+
+    async def drain(self) -> None:
+        """Refuse new requests, finish those that wait, and end the runners."""
+        self._line.close()
+        for runner in self._runners:
+            await asyncio.to_thread(runner.join)
+
+    def _work(self) -> None:
+        """One runner, until the line is closed and empty."""
+        while (batch := self._line.take()) is not None:
+            began_at = perf_counter()
+            try:
+                self._run(batch)
+            except Exception as error:
+                log.exception("a batch failed")
+                for piece in batch:
+                    piece.error = piece.error or error
+            self._line.done(batch, perf_counter() - began_at)
+            loop = batch[0].request.future.get_loop()
+            try:
+                loop.call_soon_threadsafe(self._deliver, batch)
+            except RuntimeError:  # the loop was closed: nobody waits any more
+                return
+            del batch
+
+    def _run(self, batch: list[Piece]) -> None:
+        """Decode, run once, decide; a piece with a broken image only gets its error."""
+        whole = [piece for piece in batch if self._decode(piece)]
+        if not whole:
+            return
+        began_at = perf_counter()
+        session = whole[0].request.session
+        pixels = np.stack([image for piece in whole for image in piece.pixels])
+        logits = session.run(pixels)
+        run_s, stop, header = perf_counter() - began_at, 0, session.header
+        for piece in whole:
+            start, stop = stop, stop + len(piece.pixels)
+            piece.run_s, piece.pixels = run_s, []
+            piece.decisions = decide(
+                logits[start:stop], header.class_names, temperature=header.temperature,
+                abstain_below=header.abstain_below, top_k=piece.request.top_k,
+            )  # fmt: skip
+        self._metrics.batch_size.observe(len(pixels))
+        self._metrics.infer_seconds.observe(run_s)
+
+    def _decode(self, piece: Piece) -> bool:
+        """Images -> pixels; False where the request is over or one of them is broken."""
+        request, began_at = piece.request, perf_counter()
+        for i, image in enumerate(piece.images, piece.first):
+            if request.is_over:
+                return False
+            try:
+                piece.pixels.append(to_pixels(image, request.session.preprocess, max_pixels=self._max_pixels))
+            except ClassmithError as error:
+                piece.error = without_frames(error.at(f"images[{i}]"))
+                return False
+        piece.decode_s = perf_counter() - began_at
+        return True
+
+    def _deliver(self, batch: list[Piece]) -> None:
+        """On the event loop: give each request of a batch its part, and its answer once all parts are there."""
+        for piece in batch:
+            request = piece.request
+            request.n_left -= 1
+            if request.future.done():
+                continue
+            if piece.error is not None:
+                request.future.set_exception(piece.error)
+            elif request.n_left == 0:
+                request.is_over = True
+                request.future.set_result(self._assemble(request))
+
+    def _assemble(self, request: Request) -> Prediction:
+        pieces = request.pieces
+        queue_s = min(piece.taken_at for piece in pieces) - request.queued_at
+        decode_s, run_s = sum(piece.decode_s for piece in pieces), sum(piece.run_s for piece in pieces)
+        self._metrics.queue_seconds.observe(queue_s)
+        self._metrics.decode_seconds.observe(decode_s)
+        decisions = [decision for piece in pieces for decision in piece.decisions]
+        return Prediction(decisions, queue_s * 1e3, decode_s * 1e3, run_s * 1e3)
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """The same error and what led to it without their tracebacks, which would hold the request's images."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__context__
+    return error

@@ -1,0 +1,115 @@
+"""The meta-models this service has, and which of them a task gets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from models.errors import ImpossibleTask, InvalidMetaModel, Unavailable
+from models.metamodel import MetaModel, load
+
+AUTO = "auto"
+DEFAULT_FOR_DRAWINGS = "omniglot-64"
+Domain = Literal["drawings", "photographs"]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a request tells about the kind of task. ``near_grey``: of its images; None where it has none."""
+
+    n_classes: int
+    n_images: int
+    has_unlabeled: bool
+    near_grey: bool | None = None
+
+    @property
+    def domain(self) -> Domain | None:
+        """Drawings have next to no colour; None where descriptions are all there is."""
+        if self.near_grey is None:
+            return None
+        return "drawings" if self.near_grey else "photographs"
+
+
+class Catalogue:
+    """Meta-models by name."""
+
+    def __init__(self, meta_models: Mapping[str, MetaModel]) -> None:
+        self.by_name = dict(meta_models)
+
+    @property
+    def names(self) -> list[str]:
+        """All names, in order."""
+        return sorted(self.by_name)
+
+    @property
+    def max_classes(self) -> int:
+        """The most classes that any of them takes."""
+        return max((m.manifest.max_classes for m in self.by_name.values()), default=64)
+
+    def get(self, name: str) -> MetaModel:
+        """The meta-model an existing task was made with; raises Unavailable where it was taken away."""
+        if name not in self.by_name:
+            remedy = "put its folder back, or create the task again"
+            raise Unavailable(f"The task's meta-model {name!r} is not loaded here; {remedy}.")
+        return self.by_name[name]
+
+    def choose(self, generator: str, evidence: Evidence) -> MetaModel:
+        """The named meta-model, or with "auto" the first of the right domain that can take the task.
+
+        Raises ImpossibleTask where there is none, saying which there are.
+        """
+        if generator != AUTO:
+            return self._named(generator)
+        candidates = [m for m in self._preferred() if m.manifest.domain == evidence.domain]
+        if not candidates:
+            raise self._none_for(evidence)
+        able = (m for m in candidates if _takes(m, evidence))
+        return next(able, candidates[0])  # the first one's limits make the error where none is able
+
+    def _named(self, name: str) -> MetaModel:
+        if name in self.by_name:
+            return self.by_name[name]
+        message = f"There is no meta-model {name[:100]!r} here; choose {self._choices()}."
+        raise ImpossibleTask(message, where="generator")
+
+    def _preferred(self) -> list[MetaModel]:
+        return sorted(self.by_name.values(), key=lambda m: (m.name != DEFAULT_FOR_DRAWINGS, m.name))
+
+    def _none_for(self, evidence: Evidence) -> ImpossibleTask:
+        if evidence.domain is None:
+            what, remedy = "descriptions alone", "add at least one image to each class"
+        else:
+            what = f"{evidence.domain}, which these images look like"
+            remedy = f"choose {self._choices()} as `generator`"
+        return ImpossibleTask(f"No meta-model here takes {what}; {remedy}.", where="classes")
+
+    def _choices(self) -> str:
+        return ", ".join([AUTO, *self.names])
+
+
+def _takes(meta_model: MetaModel, evidence: Evidence) -> bool:
+    manifest = meta_model.manifest
+    in_range = manifest.min_classes <= evidence.n_classes <= manifest.max_classes
+    takes_unlabeled = manifest.accepts_unlabeled or not evidence.has_unlabeled
+    return in_range and takes_unlabeled and evidence.n_images <= manifest.max_images
+
+
+def read_catalogue(folder: Path) -> Catalogue:
+    """Every whole meta-model below a folder; a broken one is refused with an error in the log, the others serve on."""
+    found = []
+    for path in meta_model_folders(folder):
+        try:
+            found.append(load(path))
+        except InvalidMetaModel as error:
+            log.error("meta-model refused: %s", error.message)
+    return Catalogue({model.name: model for model in found})
+
+
+def meta_model_folders(folder: Path) -> list[Path]:
+    """The folders below one, in order; hidden ones are exports under way."""
+    below = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in below if path.is_dir() and not path.name.startswith("."))

@@ -1,0 +1,115 @@
+"""Images of a request -> checked bytes -> pixels, off the event loop and within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.errors import BrokenImage, Busy, ClassmithError, InvalidRequest, TooLarge
+from models.preprocess import PreprocessSpec, decode, to_pixels
+from models.task import Pixels
+
+PEEK = PreprocessSpec(size=32, channels=3)
+N_PEEKED = 8
+NEAR_GREY = 6.0
+"""Mean distance of the colour channels, of 255, below which an image counts as a drawing; coloured paper has more."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """An encoded image and its place in the request."""
+
+    where: str
+    data: bytes
+
+
+def checked(where: str, data: bytes, *, max_bytes: int) -> Image:
+    """An image of a permitted size; raises TooLarge or BrokenImage."""
+    if not data:
+        raise BrokenImage("The image is empty; send a complete JPEG, PNG or WebP file.", where=where)
+    if len(data) > max_bytes:
+        message = f"The image is {len(data):,} bytes, over the limit of {max_bytes:,}; scale it down before sending it."
+        raise TooLarge(message, where=where)
+    return Image(where, data)
+
+
+def from_base64(where: str, text: str, *, max_bytes: int) -> Image:
+    """The image in a base64 text; raises InvalidRequest where it is not base64."""
+    if len(text) > (max_bytes + 2) // 3 * 4:
+        message = f"The image is over the limit of {max_bytes:,} bytes; scale it down before sending it."
+        raise TooLarge(message, where=where)
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        remedy = "send the file's bytes in standard base64, without line breaks (base64 -w0) and without a data: prefix"
+        raise InvalidRequest(f"This is not valid base64; {remedy}.", where=where) from error
+    return checked(where, data, max_bytes=max_bytes)
+
+
+class Intake:
+    """Decodes support images in a few threads; more images than ``max_queue`` at once are refused as Busy."""
+
+    def __init__(self, *, n_threads: int, max_pixels: int, max_queue: int) -> None:
+        self._pool = ThreadPoolExecutor(n_threads, "classmith-intake")
+        self._n_threads, self._max_pixels, self._max_queue = n_threads, max_pixels, max_queue
+        self._n_waiting = 0
+
+    async def pixels(self, images: Sequence[Image], spec: PreprocessSpec) -> list[Pixels]:
+        """``(size, size, channels)`` uint8 for each image, in order; raises the first image's error, located."""
+        if self._n_waiting and self._n_waiting + len(images) > self._max_queue:
+            raise Busy("Too many images are being decoded; try again in a moment.", retry_after_s=1.0)
+        self._n_waiting += len(images)
+        try:
+            return await self._pixels(images, spec)
+        finally:
+            self._n_waiting -= len(images)
+
+    async def near_grey(self, images: Sequence[Image]) -> bool:
+        """True where the images are drawings rather than photographs: next to no colour in a sample of them."""
+        step = max(1, len(images) // N_PEEKED)
+        sample = images[::step][:N_PEEKED]
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, self._near_grey, sample)
+
+    def close(self) -> None:
+        """Let the images being decoded end, and stop the threads."""
+        self._pool.shutdown()
+
+    async def _pixels(self, images: Sequence[Image], spec: PreprocessSpec) -> list[Pixels]:
+        loop = asyncio.get_running_loop()
+        shares = [images[i :: self._n_threads] for i in range(min(self._n_threads, len(images)))]
+        decoding = [loop.run_in_executor(self._pool, self._decode, share, spec) for share in shares]
+        found = [await share for share in [asyncio.ensure_future(d) for d in decoding]]
+        in_order = [found[i % len(shares)][i // len(shares)] for i in range(len(images))]
+        for result in in_order:
+            if isinstance(result, ClassmithError):
+                raise result
+        return [result for result in in_order if not isinstance(result, ClassmithError)]
+
+    def _decode(self, share: Sequence[Image], spec: PreprocessSpec) -> list[Pixels | ClassmithError]:
+        results: list[Pixels | ClassmithError] = []
+        for image in share:
+            try:
+                results.append(to_pixels(image.data, spec, max_pixels=self._max_pixels))
+            except ClassmithError as error:
+                results.append(error.at(image.where))
+        return results
+
+    def _near_grey(self, sample: Sequence[Image]) -> bool:
+        return sum(self._colour(image) for image in sample) / max(1, len(sample)) < NEAR_GREY
+
+    def _colour(self, image: Image) -> float:
+        """Mean distance between the highest and the lowest channel, of 255."""
+        try:
+            opened = decode(image.data, PEEK, max_pixels=self._max_pixels)
+        except ClassmithError as error:
+            raise error.at(image.where) from error
+        opened.thumbnail((64, 64))
+        channels = np.asarray(opened, dtype=np.int16)
+        return float((channels.max(axis=2) - channels.min(axis=2)).mean())

@@ -1,0 +1,120 @@
+"""A task as it was asked for -> the task as it is made: every check, then its meta-model, then its pixels.
+
+The checks come in the order of their cost, all of them before anything is stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.errors import ImpossibleTask, TooLarge
+from models.metamodel import MetaModel
+from models.task import ClassSpec, TaskSpec, canonical_text, check_classes, digest_of
+from service.catalogue import AUTO, Catalogue, Evidence
+from service.images import Image, Intake
+from service.settings import Settings
+
+MIN_CLASSES = 2
+
+
+@dataclass(frozen=True)
+class ClassRequest:
+    """A class as it was asked for."""
+
+    name: str
+    description: str
+    images: tuple[Image, ...]
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """A task as it was asked for. ``generator``: the name of a meta-model, or "auto"."""
+
+    classes: tuple[ClassRequest, ...]
+    unlabeled: tuple[Image, ...] = ()
+    generator: str = AUTO
+
+    @property
+    def images(self) -> list[Image]:
+        """All images, class by class, then the unlabelled ones."""
+        return [image for c in self.classes for image in c.images] + list(self.unlabeled)
+
+    def fingerprint(self) -> str:
+        """What makes two requests the same request, however they were written down."""
+        texts = [part for c in self.classes for part in (c.name, c.description, str(len(c.images)))]
+        return digest_of([self.generator, str(len(self.classes)), *texts, *(image.data for image in self.images)])
+
+
+@dataclass(frozen=True)
+class Specifier:
+    """Turns requests into tasks within the service's limits."""
+
+    settings: Settings
+    catalogue: Catalogue
+    intake: Intake
+
+    async def specify(self, request: TaskRequest) -> tuple[TaskSpec, MetaModel]:
+        """The task and the meta-model it gets; raises ImpossibleTask, TooLarge or an image's error, located."""
+        texts = self._texts(request)
+        meta_model = self.catalogue.choose(request.generator, await self._evidence(request))
+        _check_fits(texts, request, meta_model, self._max_classes(meta_model.manifest.max_classes))
+        pixels = iter(await self.intake.pixels(request.images, meta_model.manifest.preprocess))
+        classes = tuple(
+            ClassSpec(text.name, text.description, tuple(next(pixels) for _ in asked.images))
+            for text, asked in zip(texts.classes, request.classes, strict=True)
+        )
+        return TaskSpec(classes, tuple(pixels)), meta_model
+
+    def _texts(self, request: TaskRequest) -> TaskSpec:
+        """Names and descriptions in canonical form, once their number and lengths are checked."""
+        limit = self._max_classes(self.catalogue.max_classes)
+        n_classes = len(request.classes)
+        if n_classes > limit:  # before their texts are looked at: there may be very many
+            check_classes(TaskSpec((ClassSpec(""),) * n_classes), min_classes=MIN_CLASSES, max_classes=limit)
+        for i, asked in enumerate(request.classes):
+            self._check_class(asked, f"classes[{i}]")
+        texts = TaskSpec(
+            tuple(ClassSpec(canonical_text(c.name), canonical_text(c.description)) for c in request.classes)
+        )
+        check_classes(texts, min_classes=MIN_CLASSES, max_classes=limit)
+        return texts
+
+    def _check_class(self, asked: ClassRequest, where: str) -> None:
+        limits = self.settings
+        _check_length(asked.name, limits.max_name_chars, f"{where}.name")
+        _check_length(asked.description, limits.max_description_chars, f"{where}.description")
+        if len(asked.images) > limits.max_images_per_class:
+            most = limits.max_images_per_class
+            message = f"{len(asked.images)} images are over the limit of {most} a class; send fewer."
+            raise TooLarge(message, where=f"{where}.images")
+
+    async def _evidence(self, request: TaskRequest) -> Evidence:
+        images = request.images
+        near_grey = await self.intake.near_grey(images) if images and request.generator == AUTO else None
+        return Evidence(len(request.classes), len(images), bool(request.unlabeled), near_grey)
+
+    def _max_classes(self, most: int) -> int:
+        return max(MIN_CLASSES, min(most, self.settings.max_classes or most))
+
+
+def _check_length(text: str, most: int, where: str) -> None:
+    if len(text) > most:
+        message = f"The text has {len(text):,} characters, over the limit of {most:,}; shorten it."
+        raise TooLarge(message, where=where)
+
+
+def _check_fits(texts: TaskSpec, request: TaskRequest, meta_model: MetaModel, max_classes: int) -> None:
+    """Raise ImpossibleTask where this meta-model cannot make this classifier."""
+    manifest = meta_model.manifest
+    check_classes(texts, min_classes=manifest.min_classes, max_classes=max_classes)
+    for i, asked in enumerate(request.classes):
+        if not asked.images:
+            remedy = f"no meta-model here takes descriptions alone ({manifest.name} reads images); add at least one"
+            message = f"Class {texts.classes[i].name!r} has no image, and {remedy}."
+            raise ImpossibleTask(message, where=f"classes[{i}].images")
+    n_images = len(request.images)
+    if n_images > manifest.max_images:
+        message = f"{n_images} images are more than {manifest.name} takes ({manifest.max_images}); send fewer."
+        raise ImpossibleTask(message, where="classes")
+    if request.unlabeled and not manifest.accepts_unlabeled:
+        raise ImpossibleTask(f"{manifest.name} takes no unlabelled images; leave them out.", where="unlabeled")

@@ -1,0 +1,129 @@
+"""The two processes: one that serves HTTP, one that takes generations from the queue. SIGTERM and Ctrl-C stop both."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from models.runtime import CUDA
+from service.api.state import Served
+from service.app import create_app
+from service.catalogue import read_catalogue
+from service.generator import OnnxGenerator
+from service.settings import InvalidSettings, Settings
+from service.stores.redis import RedisTaskStore
+from service.stores.redis_bundles import RedisBundleStore
+from service.stores.redis_client import connect
+from service.telemetry import configure_logging
+from service.worker import run_worker
+
+BACKLOG = 2048
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop; the exit status. Raises InvalidSettings where it cannot even begin."""
+    configure_logging(settings.log_level)
+    _check_state_dir(settings)
+    listening = _listen(settings)
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_s)),
+    )
+    server = _Server(config, app, drain_s=settings.drain_s)
+    with listening:
+        server.run(sockets=[listening])
+    return 0 if server.started else 1
+
+
+def work(settings: Settings) -> int:
+    """Make classifiers for services that share a Redis, until told to stop; the exit status."""
+    if not settings.redis_url:
+        raise InvalidSettings("A worker takes its jobs from Redis; give --redis-url or set CLASSMITH_REDIS_URL.")
+    configure_logging(settings.log_level)
+    catalogue = read_catalogue(settings.meta_models)
+    if not catalogue.names:
+        raise InvalidSettings(f"No meta-model is in {settings.meta_models}; set CLASSMITH_META_MODELS to their folder.")
+    client, prefix = connect(settings.redis_url), settings.redis_prefix
+    return run_worker(
+        client,
+        RedisTaskStore(client, prefix),
+        RedisBundleStore(client, settings.bundle_ttl_s, prefix=prefix),
+        catalogue.by_name,
+        generator=OnnxGenerator(providers=[CUDA]),
+        prefix=prefix,
+        lease_s=settings.lease_s,
+    )
+
+
+class _Server(uvicorn.Server):
+    """On the first signal: not ready any more, then, ``drain_s`` later, no more connections; on the second: at once."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, *, drain_s: float) -> None:
+        super().__init__(config)
+        self._app, self._drain_s = app, drain_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say where once connections are answered."""
+        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        for listening in sockets or ():
+            print(f"Classmith listens on http://{_address(listening)} (documentation: /docs)", flush=True)  # noqa: T201
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; a plain return instead of uvicorn's death by the same signal, so that the status is 0."""
+        served: Served | None = self._app.state.served
+        if served is None or self._loop is None or self._told.is_set():
+            self.should_exit = True
+            return
+        self._told.set()
+        self._loop.call_soon_threadsafe(served.stopping.set)
+        self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_s, self._exit)
+
+    def _exit(self) -> None:
+        self.should_exit = True
+
+
+def _check_state_dir(settings: Settings) -> None:
+    if settings.redis_url:
+        return
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        probe = settings.state_dir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        message = f"CLASSMITH_STATE_DIR {settings.state_dir} cannot be written ({error.strerror}); choose another."
+        raise InvalidSettings(message) from error
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """A listening socket, taken before anything is built so that a busy port is the first thing said."""
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((settings.host.strip("[]"), settings.port))
+    except OSError as error:
+        message = f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose another with --port."
+        raise InvalidSettings(message) from error
+    listening.set_inheritable(True)
+    return listening
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

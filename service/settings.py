@@ -1,0 +1,156 @@
+"""Every setting of the service: read once, at the edge, from ``CLASSMITH_...`` variables or the command line.
+
+A settings object is frozen and passed on explicitly; nothing else in the service reads the environment. Limits are the
+defaults of docs: raise them for trusted callers, lower them for small machines.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from models.metamodel import ZOO
+
+LOCAL_TENANT = "local"
+"""Whose tasks they are where there are no API keys."""
+
+
+class InvalidSettings(Exception):
+    """A setting the service must not start with; the message says which, and what to do."""
+
+
+def default_state_dir() -> Path:
+    """``classmith`` below the user's state directory, by the XDG rule."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "classmith"
+
+
+class Settings(BaseSettings):
+    """One running service. Counts are ``max_...`` or ``n_...``; sizes are in bytes, times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="CLASSMITH_", frozen=True, extra="ignore", validate_default=False)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    """0 takes a free port; the address is printed at the start."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    drain_s: float = Field(0.0, ge=0)
+    """From SIGTERM until no more connections are taken: ``/readyz`` already says 503, so balancers look elsewhere."""
+    shutdown_s: float = Field(10.0, gt=0)
+    """For requests under way, once no more connections are taken."""
+
+    state_dir: Path = Field(default_factory=default_state_dir)
+    redis_url: str = ""
+    """Tasks and bundles in this Redis instead of ``state_dir``; needed for more than one machine."""
+    redis_prefix: str = "classmith"
+    """Of every key, so that several services can share a Redis."""
+    meta_models: Path = ZOO
+    """A folder of meta-model folders."""
+    api_keys: dict[str, str] = Field(default_factory=dict, repr=False)
+    """Key -> tenant. Without keys the service listens on loopback only."""
+    api_keys_file: Path | None = None
+    """A JSON file with the same mapping."""
+
+    max_classes: int | None = Field(None, ge=2)
+    """Most classes a task; by default as many as its meta-model takes."""
+    max_name_chars: int = Field(200, ge=1)
+    max_description_chars: int = Field(2_000, ge=0)
+    max_images_per_class: int = Field(64, ge=1)
+    max_image_bytes: int = Field(10_000_000, ge=1)
+    max_image_pixels: int = Field(25_000_000, ge=1)
+    max_request_bytes: int = Field(64_000_000, ge=1)
+    max_images_per_predict: int = Field(1_000, ge=1)
+
+    wait_s: float = Field(30.0, ge=0)
+    """How long ``POST /tasks`` waits for the classifier where the client does not say (``Prefer: wait=N``)."""
+    max_wait_s: float = Field(120.0, ge=0)
+    lease_s: float = Field(10.0, gt=0)
+    """How long a process may be silent before another takes its generation over."""
+    n_generations: int = Field(4, ge=1)
+    """Generations that this process does, or waits for, at once; the others queue."""
+    max_pending_generations: int = Field(256, ge=1)
+    idempotency_s: float = Field(86_400.0, gt=0)
+    """How long an ``Idempotency-Key`` is remembered."""
+
+    session_bytes: int = Field(256_000_000, ge=1)
+    """Memory for ready classifiers; the least recently used go first."""
+    min_residency_s: float = Field(5.0, ge=0)
+    """A classifier just made ready stays this long, so that many tasks can't thrash."""
+    revalidate_s: float = Field(2.0, ge=0)
+    """A delete in another process is seen after this long."""
+    bundle_bytes: int = Field(10_000_000_000, ge=1)
+    """Disk for bundles (Redis has its own limit and their TTL)."""
+    bundle_ttl_s: float = Field(7 * 86_400.0, gt=0)
+
+    n_runners: int = Field(default_factory=lambda: max(2, min(16, os.cpu_count() or 2)), ge=1)
+    """Threads that decode images and run classifiers."""
+    max_batch: int = Field(64, ge=1)
+    """Most images in one run."""
+    max_queue: int = Field(4_096, ge=1)
+    """Most images waiting; more are answered 429."""
+    deadline_s: float = Field(10.0, gt=0)
+    """A prediction predicted to wait longer is answered 429 at once."""
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_are_usable(cls, keys: dict[str, str]) -> dict[str, str]:
+        if any(not key.strip() or not tenant.strip() for key, tenant in keys.items()):
+            raise ValueError('keys and tenants must not be empty; give {"some-long-key": "tenant-name", ...}')
+        return keys
+
+    @model_validator(mode="after")
+    def _loopback_without_keys(self) -> Self:
+        if not (self.api_keys or self.api_keys_file) and not is_loopback(self.host):
+            raise ValueError(
+                f"without API keys the service listens on loopback only, not on {self.host!r}; set CLASSMITH_API_KEYS "
+                '(JSON: {"some-long-key": "tenant-name"}) or CLASSMITH_API_KEYS_FILE, or use --host 127.0.0.1'
+            )
+        return self
+
+    def keys(self) -> dict[str, str]:
+        """Key -> tenant, from both sources; raises InvalidSettings where the file is not such a mapping."""
+        if self.api_keys_file is None:
+            return dict(self.api_keys)
+        remedy = f'{self.api_keys_file} must hold JSON like {{"some-long-key": "tenant-name"}}'
+        try:
+            found = json.loads(self.api_keys_file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise InvalidSettings(f"The API keys cannot be read ({error}); {remedy}.") from error
+        pairs = found.items() if isinstance(found, dict) else [("", "")]
+        if not found or not all(isinstance(t, str) and t.strip() and k.strip() for k, t in pairs):
+            raise InvalidSettings(f"The API keys are not usable; {remedy}, with at least one key.")
+        return {**self.api_keys, **found}
+
+
+def read_settings(**overrides: object) -> Settings:
+    """Settings from the environment, with ``overrides`` over them; raises InvalidSettings in words for the operator."""
+    try:
+        settings = Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = "; ".join(_in_words(e["loc"], e["msg"]) for e in error.errors())
+        raise InvalidSettings(f"These settings cannot be used: {problems}.") from error
+    except SettingsError as error:
+        raise InvalidSettings(f"A setting is not valid JSON ({error}); check the CLASSMITH_... variables.") from error
+    settings.keys()
+    return settings
+
+
+def is_loopback(host: str) -> bool:
+    """True for ``localhost`` and the addresses of the loopback interface."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _in_words(location: tuple[int | str, ...], message: str) -> str:
+    name = f"CLASSMITH_{str(location[0]).upper()}: " if location else ""
+    return name + message.removeprefix("Value error, ")

@@ -1,0 +1,93 @@
+"""The stores and the generation that a service has: embedded, or shared through Redis."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from models.bundle import Bundle
+from models.errors import Unavailable
+from models.metamodel import MetaModel
+from models.task import TaskSpec
+from service.catalogue import Catalogue
+from service.generation import LocalGeneration, QueuedGeneration
+from service.generator import OnnxGenerator
+from service.idempotency import IdempotencyStore, RedisIdempotencyStore, SqliteIdempotencyStore
+from service.jobs import JobQueue
+from service.ports import BundleStore, Generation, TaskStore
+from service.settings import Settings
+from service.stores.files import FileBundleStore
+from service.stores.redis import RedisTaskStore
+from service.stores.redis_bundles import RedisBundleStore
+from service.stores.redis_client import connect, durability_problems
+from service.stores.sqlite import SqliteTaskStore
+from service.telemetry import Metrics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where tasks, bundles and idempotency keys are, and what makes the bundles. ``close`` closes all of it."""
+
+    tasks: TaskStore
+    bundles: BundleStore
+    keys: IdempotencyStore
+    generation: Generation
+    closers: tuple[Callable[[], None], ...]
+
+    def close(self) -> None:
+        """Close in order: who uses a store before the store."""
+        for close in self.closers:
+            close()
+
+
+class MeasuredGenerator(OnnxGenerator):
+    """The generator, with its times and ends in the metrics."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__()
+        self._seconds, self._ends = metrics.generation_seconds, metrics.generations
+
+    def generate(self, meta_model: MetaModel, spec: TaskSpec) -> Bundle:
+        """One task's bundle."""
+        outcome = "failed"
+        try:
+            with self._seconds.time():
+                written = super().generate(meta_model, spec)
+            outcome = "made"
+            return written
+        finally:
+            self._ends.labels(outcome).inc()
+
+
+def open_storage(settings: Settings, catalogue: Catalogue, metrics: Metrics) -> Storage:
+    """Redis where one is configured, else files below ``state_dir``."""
+    generator = MeasuredGenerator(metrics)
+    open_one = _shared if settings.redis_url else _embedded
+    return open_one(settings, catalogue, generator)
+
+
+def _embedded(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator) -> Storage:
+    folder = settings.state_dir
+    tasks = SqliteTaskStore(folder / "tasks.sqlite3")
+    bundles = FileBundleStore(folder / "bundles", settings.bundle_bytes)
+    keys = SqliteIdempotencyStore(folder / "idempotency.sqlite3", keep_s=settings.idempotency_s)
+    generation = LocalGeneration(tasks, bundles, catalogue.by_name, lease_s=settings.lease_s, generator=generator)
+    return Storage(tasks, bundles, keys, generation, (generation.close, bundles.close, tasks.close))
+
+
+def _shared(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator) -> Storage:
+    client, prefix = connect(settings.redis_url), settings.redis_prefix
+    tasks, bundles = RedisTaskStore(client, prefix), RedisBundleStore(client, settings.bundle_ttl_s, prefix=prefix)
+    keys = RedisIdempotencyStore(client, keep_s=settings.idempotency_s, prefix=prefix)
+    local = LocalGeneration(tasks, bundles, catalogue.by_name, lease_s=settings.lease_s, generator=generator)
+    queue = JobQueue(client, prefix=prefix)
+    generation = QueuedGeneration(queue, tasks, local, max_jobs=settings.max_pending_generations)
+    try:
+        for problem in durability_problems(client):
+            log.warning(problem)
+    except Unavailable as error:  # it may come up later; /readyz says no until then
+        log.warning(error.message)
+    return Storage(tasks, bundles, keys, generation, (generation.close, bundles.close, tasks.close, client.close))

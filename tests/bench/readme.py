@@ -1,0 +1,144 @@
+"""The README's tables and tree, made from the files that hold the facts.
+
+    python -m tests.bench.readme            rewrite the marked blocks of README.md
+    python -m tests.bench.readme --check    say whether they are up to date
+
+Accuracy is from each meta-model's evaluation.json, speed from tests/bench/results.json, the tree from the first lines
+of the modules' docstrings; what other files are is said in FILES.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.bench.__main__ import RESULTS, rows
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+
+FILES = {
+    ".ci/run": "what CI runs: make check, make test",
+    ".dockerignore": "what the images are built from",
+    ".gitignore": "what is never committed",
+    "CHANGELOG.md": "what changed, by version",
+    "CONTRIBUTING.md": "where things go, how code is written",
+    "LICENSE": "Apache-2.0",
+    "Makefile": "demo, test, check, bench, format, readme",
+    "README.md": "this page",
+    "SECURITY.md": "what is promised, how to report a weakness",
+    "constraints.txt": "the versions that the tests passed with",
+    "docker-compose.yml": "Redis, the service, and a worker for a GPU",
+    "docker/service.Dockerfile": "the service without torch, for CPU or GPU",
+    "docker/training.Dockerfile": "the training half",
+    "docs/decisions.md": "what was decided, and why",
+    "pyproject.toml": "dependencies, tools, the import contracts",
+    "service/web/": "the page: static files, no build step",
+    "tests/bench/results.json": "what `make bench` measured last",
+}
+"""What the files that are not Python are; a name that ends in a slash stands for a folder."""
+
+ZOO = "models/zoo/"
+
+
+def blocks() -> dict[str, str]:
+    """Name of each marked block of the README -> its lines."""
+    return {"accuracy": accuracy(), "speed": speed(), "tree": tree()}
+
+
+def render(readme: str) -> str:
+    for name, content in blocks().items():
+        begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
+        head, _, rest = readme.partition(begin)
+        _, _, tail = rest.partition(end)
+        readme = f"{head}{begin}{content}{end}{tail}"
+    return readme
+
+
+def accuracy() -> str:
+    """A row for each figure of each meta-model's evaluation."""
+    return ""
+
+
+def speed() -> str:
+    """The bench's table, with the machine it was taken on."""
+    if not RESULTS.is_file():
+        return ""
+    results: dict[str, Any] = json.loads(RESULTS.read_text())
+    machine = results["hardware"]
+    lines = [
+        f"**Speed**, `make bench BENCH_ARGS=--save` with {results['meta_model']} on {machine['n_cpus']} cores of "
+        f"{machine['cpu']}, Python {machine['python']}, ONNX Runtime {machine['onnxruntime']}:",
+        "",
+        "| what | measured | aim |",
+        "|---|---|---|",
+        *(f"| {what} | {figure} | {target} |" for what, figure, target in rows(results)),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def tree() -> str:
+    """Every file with a line on what it is; the files of the root first, then a paragraph for each folder."""
+    paths = sorted(listed_files(), key=lambda path: ("/" in path, path))
+    width = max(len(path) for path in paths)
+    lines, folder = ["```"], ""
+    for path in paths:
+        if path.partition("/")[0] != folder and "/" in path:
+            folder = path.partition("/")[0]
+            lines.append("")
+        lines.append(f"{path:{width}}  {description(path)}".rstrip())
+    return "\n".join([*lines, "```", ""])
+
+
+def listed_files() -> list[str]:
+    """Tracked and new files, except empty ones; folders of FILES and the zoo's as one entry each."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    found = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    return sorted({entry_of(path) for path in found if (ROOT / path).is_file() and (ROOT / path).stat().st_size})
+
+
+def entry_of(path: str) -> str:
+    if path.startswith(ZOO):
+        return ZOO + path.removeprefix(ZOO).split("/")[0] + "/"
+    return next((folder for folder in FILES if folder.endswith("/") and path.startswith(folder)), path)
+
+
+def description(path: str) -> str:
+    """FILES's line, a meta-model's summary, or the first line of a module's docstring; "" where there is none."""
+    if path in FILES:
+        return FILES[path]
+    manifest = ROOT / path / "manifest.json"
+    if path.startswith(ZOO) and manifest.is_file():
+        return str(json.loads(manifest.read_text())["summary"])
+    docstring = ast.get_docstring(ast.parse((ROOT / path).read_text())) if path.endswith(".py") else None
+    return (docstring or subject(path)).partition("\n")[0].removesuffix(".").replace("`", "")
+
+
+def subject(path: str) -> str:
+    """What a test module without a docstring is about: the module that its place and name mirror."""
+    folder, _, name = path.removeprefix("tests/").rpartition("/")
+    mirrored = f"{folder}/{name.removeprefix('test_')}"
+    return f"Tests of {mirrored}" if name.startswith("test_") and (ROOT / mirrored).is_file() else ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    before = README.read_text()
+    after = render(before)
+    if args.check:
+        print("up to date" if before == after else "out of date: make readme")
+        return int(before != after)
+    README.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Processes under test: started on free ports of the loopback interface, waited for, stopped."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+START_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A ready server. ``ready_ms``: from starting its process to its first answer that it is ready."""
+
+    port: int
+    pid: int
+    ready_ms: float
+
+
+@contextmanager
+def service(state_dir: Path, **settings: str) -> Iterator[Server]:
+    """`classmith serve` with its embedded store in ``state_dir``; ``settings`` are CLASSMITH_... without the prefix."""
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CLASSMITH_")}
+    environment |= {"CLASSMITH_STATE_DIR": str(state_dir), **{f"CLASSMITH_{k}": v for k, v in settings.items()}}
+    command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    with process(command, port, environment, log=state_dir.with_suffix(".log")) as server:
+        yield server
+
+
+@contextmanager
+def baseline(model: Path) -> Iterator[Server]:
+    """The barest FastAPI endpoint around ``model`` (an ONNX file exported by the service)."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.bench.baseline", "--model", str(model), "--port", str(port)]
+    with process(command, port, dict(os.environ), log=model.with_suffix(".log")) as server:
+        yield server
+
+
+@contextmanager
+def process(command: list[str], port: int, environment: dict[str, str], *, log: Path) -> Iterator[Server]:
+    started = time.perf_counter()
+    with log.open("ab") as output:
+        running = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    try:
+        while not is_ready(port):
+            if running.poll() is not None or time.perf_counter() - started > START_TIMEOUT_S:
+                raise RuntimeError(f"{' '.join(command)} did not start:\n{log.read_text()[-2000:]}")
+            time.sleep(0.005)
+        yield Server(port, running.pid, 1e3 * (time.perf_counter() - started))
+    finally:
+        running.terminate()
+        running.wait()
+
+
+def is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def resident_mb(pid: int) -> float:
+    """Memory a process has resident, in MB (10^6 bytes)."""
+    kib = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=True).stdout
+    return int(kib) * 1024 / 1e6
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,131 @@
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from models import graph, runtime
+from tests.service import tiny
+
+
+@pytest.fixture(scope="module")
+def meta_model(tmp_path_factory):
+    return tiny.meta_model(tmp_path_factory.mktemp("zoo") / "tiny")
+
+
+def session_of(meta_model, written, **options):
+    n_classes = len(written.header.class_names)
+    skeleton = graph.skeleton_for(meta_model.read("skeleton.onnx"), meta_model.manifest, n_classes)
+    return runtime.make_session(skeleton, {**meta_model.base, **written.tensors}, **options)
+
+
+@pytest.mark.parametrize("n_classes", [2, 20, 64])
+def test_external_weights_give_what_the_reference_evaluator_gives(meta_model, n_classes):
+    written = tiny.bundle(meta_model, n_classes=n_classes, seed=3)
+    pixels = tiny.pixels(9)
+    expected = ReferenceEvaluator(tiny.reference_model(meta_model, written)).run(["logits"], {"pixels": pixels})[0]
+    logits = session_of(meta_model, written).run(["logits"], {"pixels": pixels})[0]
+    assert logits.shape == (9, n_classes)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * abs(expected).max())
+
+
+def test_every_weight_reaches_the_graph(meta_model):
+    written = tiny.bundle(meta_model)
+    pixels = tiny.pixels(4)
+    before = session_of(meta_model, written).run(["logits"], {"pixels": pixels})[0]
+    for name, tensor in written.tensors.items():
+        changed = type(written)(written.header, {**written.tensors, name: tensor + 1})
+        after = session_of(meta_model, changed).run(["logits"], {"pixels": pixels})[0]
+        assert abs(after - before).max() > 1e-3, name
+
+
+def test_weights_may_change_after_the_session_was_made(meta_model):
+    written = tiny.bundle(meta_model)
+    session = session_of(meta_model, written)
+    pixels = tiny.pixels(4)
+    before = session.run(["logits"], {"pixels": pixels})[0]
+    for tensor in written.tensors.values():
+        tensor[...] = np.nan
+    np.testing.assert_array_equal(session.run(["logits"], {"pixels": pixels})[0], before)
+
+
+def test_more_threads_give_the_same_answers(meta_model):
+    written = tiny.bundle(meta_model)
+    pixels = tiny.pixels(16)
+    one, two = (session_of(meta_model, written, n_threads=n).run(["logits"], {"pixels": pixels})[0] for n in (1, 2))
+    np.testing.assert_allclose(one, two, atol=1e-6 * abs(one).max())
+
+
+def test_a_session_with_threads_does_not_spin(meta_model):
+    """Processor time while nothing runs, just after a run, when a spinning pool would burn it."""
+    session = session_of(meta_model, tiny.bundle(meta_model), n_threads=2)
+    session.run(["logits"], {"pixels": tiny.pixels(64)})
+    before = time.process_time()
+    threading.Event().wait(0.05)
+    assert time.process_time() - before < 0.03
+
+
+def test_a_weight_of_the_wrong_shape_is_refused(meta_model):
+    written = tiny.bundle(meta_model)
+    wrong = type(written)(written.header, {**written.tensors, "logits.bias": np.zeros(3, np.float32)})
+    with pytest.raises(Exception, match="dimensions do not match"):
+        session_of(meta_model, wrong)
+
+
+def test_a_missing_weight_is_refused(meta_model):
+    skeleton = meta_model.read("skeleton.onnx")
+    with pytest.raises(Exception, match="weight"):
+        runtime.make_session(skeleton, meta_model.base)
+
+
+def test_providers_that_are_not_there_are_left_out():
+    available = ort.get_available_providers()
+    chosen = runtime.choose_providers(["NoSuchExecutionProvider", runtime.CUDA])
+    assert chosen == [p for p in (runtime.CUDA,) if p in available] + [runtime.CPU]
+    assert runtime.choose_providers() == [runtime.CPU]
+
+
+def test_sessions_of_tasks_start_no_threads(meta_model):
+    """A hundred sessions in a fresh process, where every thread counts."""
+    program = (
+        "import os, sys, pathlib; from models import metamodel, graph, runtime; from tests.service import tiny;"
+        "meta = metamodel.load(pathlib.Path(sys.argv[1])); written = tiny.bundle(meta);"
+        "skeleton = graph.skeleton_for(meta.read('skeleton.onnx'), meta.manifest, 20);"
+        "weights = {**meta.base, **written.tensors}; make = lambda: runtime.make_session(skeleton, weights);"
+        "first = make(); first.run(None, {'pixels': tiny.pixels(8)}); before = len(os.listdir('/proc/self/task'));"
+        "rest = [make() for _ in range(100)]; [s.run(None, {'pixels': tiny.pixels(8)}) for s in rest];"
+        "print(len(os.listdir('/proc/self/task')) - before)"
+    )
+    command = [sys.executable, "-c", program, str(meta_model.folder)]
+    assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) == 0
+
+
+def test_a_session_runs_from_many_threads_at_once(meta_model):
+    session = session_of(meta_model, tiny.bundle(meta_model))
+    pixels = tiny.pixels(8)
+    expected = session.run(["logits"], {"pixels": pixels})[0]
+    wrong = []
+
+    def run():
+        for _ in range(20):
+            if not np.array_equal(session.run(["logits"], {"pixels": pixels})[0], expected):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_the_exported_file_holds_no_weights(meta_model):
+    model = onnx.load_model_from_string(meta_model.read("skeleton.onnx"))
+    external = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    assert {t.name for t in external} == set(meta_model.manifest.tensors)
+    assert all(not t.raw_data and not t.float_data for t in external)

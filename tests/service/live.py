@@ -1,0 +1,84 @@
+"""The application behind real HTTP: uvicorn in a thread of the test's process, on a free loopback port."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from service.api.state import Served
+from service.app import create_app
+from service.settings import Settings
+
+
+@dataclass
+class Live:
+    """A running application and a client of it."""
+
+    url: str
+    http: httpx.Client
+    served: Served
+    state_dir: Path = field(default_factory=Path)
+
+    def task(self, body: dict[str, Any], **headers: str) -> dict[str, Any]:
+        """Make a task that must succeed."""
+        response = self.http.post("/tasks", json=body, headers=headers)
+        assert response.status_code in (200, 201), response.text
+        made: dict[str, Any] = response.json()
+        return made
+
+
+class _Server(uvicorn.Server):
+    """Says when it is up, or that it never will be."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.decided = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        finally:
+            self.decided.set()
+
+
+@contextmanager
+def live(settings: Settings) -> Iterator[Live]:
+    app = create_app(settings)
+    config = uvicorn.Config(app, http="httptools", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
+    server = _Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],), name="uvicorn")
+        thread.start()
+        try:
+            assert server.decided.wait(120)
+            assert server.started
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            with httpx.Client(base_url=url, timeout=120, trust_env=False) as http:
+                yield Live(url, http, app.state.served, settings.state_dir)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The problem document of a refusal, checked for what every one must have."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    found: dict[str, Any] = response.json()
+    assert found["status"] == status
+    assert found["title"]
+    assert found["detail"].endswith(".")
+    assert found["request_id"] == response.headers["x-request-id"]
+    return found
+
+
+def places(problem: dict[str, Any]) -> list[str]:
+    return [error["where"] for error in problem.get("errors", [])]

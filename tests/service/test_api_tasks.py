@@ -1,0 +1,284 @@
+"""Tasks over HTTP: made once, known again, listed, followed, deleted, taken away as a file."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from models.preprocess import PreprocessSpec, to_pixels
+from service.demo_alphabet import drawing
+from service.settings import Settings
+from tests.service import centroids
+from tests.service.live import Live, live, places, problem
+from tests.service.prototypes import SLOW_LOOPS
+
+
+@pytest.fixture
+def fresh(settings: Settings) -> Iterator[Live]:
+    """A service with a store of its own."""
+    with live(settings) as running:
+        yield running
+
+
+def as_files(images: dict[str, list[bytes]]) -> list[tuple[str, tuple[str, bytes, str]]]:
+    return [(name, ("image.png", image, "image/png")) for name, shown in images.items() for image in shown]
+
+
+def test_making_a_task_answers_with_all_there_is_to_know_of_it(fresh: Live) -> None:
+    response = fresh.http.post("/tasks", json=centroids.task_json())
+    assert response.status_code == 201
+    task = response.json()
+    assert task["state"] == "ready"
+    assert task["classes"] == [{"name": f"character {k}", "description": "", "n_images": 1} for k in range(3)]
+    assert task["meta_model"] == "centroids"
+    assert task["generate_ms"] > 0
+    assert task["bytes"] > 0
+    assert response.headers["location"] == f"/tasks/{task['id']}"
+    assert response.headers["etag"] == f'"{task["id"]}"'
+    assert "total;dur=" in response.headers["server-timing"]
+
+
+def test_the_same_request_is_the_same_task(fresh: Live) -> None:
+    first = fresh.http.post("/tasks", json=centroids.task_json())
+    second = fresh.http.post("/tasks", json=centroids.task_json())
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.json() == second.json()
+    assert len(fresh.http.get("/tasks").json()["tasks"]) == 1
+
+
+def test_json_and_multipart_make_the_same_task(service: Live) -> None:
+    shown = centroids.characters(4)
+    task = service.task(centroids.task_json(shown))
+    response = service.http.post("/tasks", files=as_files({name: [image] for name, image in shown.items()}))
+    assert response.status_code == 200
+    assert response.json()["id"] == task["id"]
+
+
+def test_multipart_takes_descriptions_an_order_and_unlabelled_images(service: Live) -> None:
+    described = {"classes": [{"name": "b", "description": "second letter"}, {"name": "a", "description": ""}]}
+    files = as_files({"a": [drawing(0, 0), drawing(0, 1)], "b": [drawing(1, 0)], "unlabeled": [drawing(1, 2)]})
+    files.append(("task", ("task.json", json.dumps(described).encode(), "application/json")))
+    response = service.http.post("/tasks", files=files)
+    assert response.status_code == 201, response.text
+    assert response.json()["classes"] == [
+        {"name": "b", "description": "second letter", "n_images": 1},
+        {"name": "a", "description": "", "n_images": 2},
+    ]
+    assert response.json()["n_unlabeled"] == 1
+
+
+def test_the_task_part_may_be_a_plain_text_field(service: Live) -> None:
+    files = as_files({"a": [drawing(0, 3)], "b": [drawing(1, 3)]})
+    response = service.http.post("/tasks", files=files, data={"task": '{"generator": "photos"}'})
+    assert response.json()["meta_model"] == "photos"
+
+
+def test_names_are_kept_in_their_canonical_form(service: Live) -> None:
+    task = service.task(centroids.task_json({" zebra\n fish ": drawing(0, 4), "é": drawing(1, 4)}))
+    assert [c["name"] for c in task["classes"]] == ["zebra fish", "é"]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("drawings", "centroids"), ("photographs", "photos")])
+def test_the_meta_model_follows_from_the_images(service: Live, kind: str, expected: str) -> None:
+    images = [drawing(k, 5) if kind == "drawings" else centroids.photograph(k) for k in range(2)]
+    task = service.task(centroids.task_json({"a": images[0], "b": images[1]}))
+    assert task["meta_model"] == expected
+
+
+def test_a_named_meta_model_is_taken(service: Live) -> None:
+    task = service.task(centroids.task_json({"a": drawing(0, 6), "b": drawing(1, 6)}, generator="photos"))
+    assert task["meta_model"] == "photos"
+
+
+def test_pages_go_through_all_tasks_newest_first(fresh: Live) -> None:
+    made = [fresh.task(centroids.task_json({"a": drawing(0, k), "b": drawing(1, k)}))["id"] for k in range(5)]
+    address, seen, n_pages = "/tasks?limit=2", [], 0
+    while address:
+        response = fresh.http.get(address)
+        page = response.json()
+        assert ("link" in response.headers) == (page["next"] is not None)
+        seen += [task["id"] for task in page["tasks"]]
+        address, n_pages = page["next"], n_pages + 1
+    assert n_pages == 3
+    assert seen == made[::-1]
+
+
+def test_a_task_is_shown_and_not_sent_twice_to_who_has_it(service: Live) -> None:
+    task = service.task(centroids.task_json())
+    address = f"/tasks/{task['id']}"
+    response = service.http.get(address)
+    assert response.json() == task
+    again = service.http.get(address, headers={"If-None-Match": response.headers["etag"]})
+    assert again.status_code == 304
+    assert again.content == b""
+
+
+def test_a_deleted_task_is_gone_and_can_be_made_again(fresh: Live) -> None:
+    task = fresh.task(centroids.task_json())
+    address = f"/tasks/{task['id']}"
+    query = {"content": centroids.characters()["character 0"], "headers": {"Content-Type": "image/png"}}
+    assert fresh.http.post(f"{address}/predict", **query).status_code == 200
+    response = fresh.http.delete(address)
+    assert (response.status_code, response.content) == (204, b"")
+    problem(fresh.http.get(address), 404)
+    problem(fresh.http.post(f"{address}/predict", **query), 404)
+    problem(fresh.http.get(f"{address}/model.onnx"), 404)
+    problem(fresh.http.delete(address), 404)
+    assert fresh.http.get("/tasks").json()["tasks"] == []
+    assert fresh.http.post("/tasks", json=centroids.task_json()).status_code == 201
+
+
+def test_concurrent_equal_requests_make_one_task_once(settings: Settings, tmp_path: Path) -> None:
+    centroids.meta_model(tmp_path / "slow", n_loops=SLOW_LOOPS // 5)
+    with live(settings.model_copy(update={"meta_models": tmp_path / "slow"})) as running:
+        answers: list[httpx.Response] = []
+
+        def make() -> None:
+            answers.append(running.http.post("/tasks", json=centroids.task_json()))
+
+        threads = [threading.Thread(target=make) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(answer.status_code for answer in answers) == [200] * 5 + [201]
+        assert len({answer.text for answer in answers}) == 1
+
+
+def test_a_wait_that_runs_out_is_answered_202_and_the_work_goes_on(settings: Settings, tmp_path: Path) -> None:
+    centroids.meta_model(tmp_path / "slow", n_loops=SLOW_LOOPS)
+    with live(settings.model_copy(update={"meta_models": tmp_path / "slow"})) as running:
+        response = running.http.post("/tasks", json=centroids.task_json(), headers={"Prefer": "wait=0"})
+        assert response.status_code == 202
+        assert response.headers["preference-applied"] == "wait=0"
+        assert response.headers["retry-after"] == "1"
+        assert "etag" not in response.headers
+        task = response.json()
+        assert task["state"] in ("queued", "generating")
+        address = response.headers["location"]
+        too_early = {"content": drawing(0, 0), "headers": {"Content-Type": "image/png"}}
+        problem(running.http.post(f"{address}/predict", **too_early), 409)
+        states = [event for event, _ in events(running, address)]
+        assert states[-1] == "ready"
+        assert set(states) <= {"queued", "generating", "ready"}
+        again = running.http.post("/tasks", json=centroids.task_json(), headers={"Prefer": "wait=30"})
+        assert again.status_code == 200
+        assert again.headers["preference-applied"] == "wait=30"
+
+
+def events(running: Live, address: str) -> list[tuple[str, dict[str, object]]]:
+    response = running.http.get(f"{address}/events")
+    assert response.headers["content-type"].startswith("text/event-stream")
+    blocks = [block.split("\n") for block in response.text.split("\n\n") if block.startswith("event:")]
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in blocks]
+
+
+def test_the_events_of_a_ready_task_are_one(service: Live) -> None:
+    task = service.task(centroids.task_json())
+    assert events(service, f"/tasks/{task['id']}") == [("ready", task)]
+    problem(service.http.get(f"/tasks/{'0' * 32}/events"), 404)
+
+
+def test_a_deleted_task_ends_its_events(settings: Settings, tmp_path: Path) -> None:
+    centroids.meta_model(tmp_path / "slow", n_loops=SLOW_LOOPS)
+    with live(settings.model_copy(update={"meta_models": tmp_path / "slow"})) as running:
+        response = running.http.post("/tasks", json=centroids.task_json(), headers={"Prefer": "respond-async"})
+        address = response.headers["location"]
+        with running.http.stream("GET", f"{address}/events") as stream:
+            lines = stream.iter_lines()
+            assert next(lines) == "retry: 1000"
+            assert running.http.delete(address).status_code == 204
+            assert "event: deleted" in list(lines)
+
+
+def test_the_exported_file_answers_in_plain_onnx_runtime(service: Live) -> None:
+    shown = centroids.characters(5)
+    task = service.task(centroids.task_json(shown))
+    response = service.http.get(f"/tasks/{task['id']}/model.onnx")
+    assert response.status_code == 200
+    assert f"{task['id']}.onnx" in response.headers["content-disposition"]
+    session = ort.InferenceSession(response.content)
+    properties = session.get_modelmeta().custom_metadata_map
+    names = json.loads(properties["class_names"])
+    spec = PreprocessSpec(**json.loads(properties["preprocess"]))
+    query = drawing(2, 7)
+    (row,) = session.run(["probabilities"], {"pixels": to_pixels(query, spec)[None]})[0]
+    answer = service.http.post(f"/tasks/{task['id']}/predict", content=query, headers={"Content-Type": "image/png"})
+    served = answer.json()["predictions"][0]["probabilities"]
+    np.testing.assert_allclose([served[name] for name in names], row, atol=2e-6)
+
+
+def test_a_repeated_idempotency_key_repeats_the_first_answer(fresh: Live) -> None:
+    headers = {"Idempotency-Key": "4f6d9a3e-1"}
+    first = fresh.http.post("/tasks", json=centroids.task_json(), headers=headers)
+    again = fresh.http.post("/tasks", json=centroids.task_json(), headers=headers)
+    files = as_files({name: [image] for name, image in centroids.characters().items()})
+    other_form = fresh.http.post("/tasks", files=files, headers=headers)
+    assert [first.status_code, again.status_code, other_form.status_code] == [201, 201, 201]
+    assert first.json() == again.json() == other_form.json()
+
+
+def test_an_idempotency_key_is_not_reused_for_another_request(fresh: Live) -> None:
+    headers = {"Idempotency-Key": "4f6d9a3e-2"}
+    fresh.task(centroids.task_json(), **headers)
+    refused = fresh.http.post("/tasks", json=centroids.task_json(centroids.characters(4)), headers=headers)
+    assert places(problem(refused, 422)) == ["Idempotency-Key"]
+    assert len(fresh.http.get("/tasks").json()["tasks"]) == 1
+
+
+def test_a_refused_request_does_not_use_its_key_up(fresh: Live) -> None:
+    headers = {"Idempotency-Key": "4f6d9a3e-3"}
+    problem(fresh.http.post("/tasks", json={"classes": []}, headers=headers), 422)
+    assert fresh.http.post("/tasks", json=centroids.task_json(), headers=headers).status_code == 201
+
+
+def test_a_key_whose_task_was_deleted_makes_it_again(fresh: Live) -> None:
+    headers = {"Idempotency-Key": "4f6d9a3e-4"}
+    task = fresh.task(centroids.task_json(), **headers)
+    fresh.http.delete(f"/tasks/{task['id']}")
+    assert fresh.http.post("/tasks", json=centroids.task_json(), headers=headers).status_code == 201
+
+
+def test_a_restart_keeps_tasks_and_idempotency_keys(settings: Settings) -> None:
+    headers = {"Idempotency-Key": "4f6d9a3e-5"}
+    with live(settings) as running:
+        task = running.task(centroids.task_json(), **headers)
+    with live(settings) as running:
+        assert running.http.get(f"/tasks/{task['id']}").json() == task
+        assert running.http.post("/tasks", json=centroids.task_json(), headers=headers).status_code == 201
+        refused = running.http.post("/tasks", json=centroids.task_json(centroids.characters(4)), headers=headers)
+        problem(refused, 422)
+
+
+def test_a_failed_generation_is_said_and_tried_again(settings: Settings, tmp_path: Path) -> None:
+    folder = centroids.meta_model(tmp_path / "broken").folder
+    with live(settings.model_copy(update={"meta_models": tmp_path / "broken"})) as running:
+        whole = (folder / "generator.onnx").read_bytes()
+        (folder / "generator.onnx").write_bytes(b"not a graph")
+        refused = problem(running.http.post("/tasks", json=centroids.task_json()), 500)
+        (task,) = running.http.get("/tasks").json()["tasks"]
+        assert task["state"] == "failed"
+        assert task["error"] in refused["detail"]
+        predict = {"content": drawing(0, 0), "headers": {"Content-Type": "image/png"}}
+        problem(running.http.post(f"/tasks/{task['id']}/predict", **predict), 409)
+        (folder / "generator.onnx").write_bytes(whole)
+        assert running.task(centroids.task_json())["id"] == task["id"]
+        assert running.http.post(f"/tasks/{task['id']}/predict", **predict).status_code == 200
+
+
+def test_too_many_pending_generations_are_refused_with_a_time(settings: Settings, tmp_path: Path) -> None:
+    centroids.meta_model(tmp_path / "slow", n_loops=SLOW_LOOPS)
+    changes = {"meta_models": tmp_path / "slow", "max_pending_generations": 1}
+    with live(settings.model_copy(update=changes)) as running:
+        running.http.post("/tasks", json=centroids.task_json(), headers={"Prefer": "wait=0"})
+        refused = running.http.post("/tasks", json=centroids.task_json(centroids.characters(4)))
+        problem(refused, 429)
+        assert int(refused.headers["retry-after"]) >= 1
+        assert len(running.http.get("/tasks").json()["tasks"]) == 1

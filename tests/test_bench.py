@@ -1,0 +1,78 @@
+"""The bench measures what it says: its load generator counts right, its command runs, its table shows what was taken."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.metamodel import ZOO
+from tests.bench.__main__ import PARTS, TABLE, percentile, rows
+from tests.bench.load import content_length, generate_load, request_bytes
+
+ROOT = Path(__file__).parents[1]
+
+
+async def load_on_a_server_that_answers(answers: list[bytes]) -> tuple[int, int, list[bytes]]:
+    """(answers seen, errors seen, requests received) of two connections to a server that answers in turn."""
+    received: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await _head(reader):
+            received.append(await reader.readexactly(content_length(head)))
+            whole = answers[len(received) % len(answers)]
+            writer.write(whole[:20])  # in two pieces, as a network may deliver it
+            await writer.drain()
+            writer.write(whole[20:])
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        requests = [request_bytes("/", body, "text/plain", "here") for body in (b"one", b"two", b"three")]
+        tally = await generate_load("127.0.0.1", port, requests, n_connections=2, seconds=0.1)
+    return len(tally.latencies_ms), tally.n_errors, received
+
+
+async def _head(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return b""
+
+
+def test_the_load_generator_counts_every_answer_and_every_error() -> None:
+    good = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
+    bad = b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"
+    n_answers, n_errors, received = asyncio.run(load_on_a_server_that_answers([good, bad]))
+    assert n_answers == len(received) >= 2
+    assert abs(n_errors - n_answers / 2) <= 1
+    assert set(received) == {b"one", b"two", b"three"}
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(0, 1), (50, 51), (99, 100), (100, 101)])
+def test_percentiles(percent: float, expected: float) -> None:
+    assert percentile(list(range(101, 0, -1)), percent) == expected
+
+
+def test_the_table_names_figures_of_the_parts_and_leaves_out_what_was_not_taken() -> None:
+    assert {part for _, part, *_ in TABLE} == set(PARTS)
+    assert rows({"start": {"idle_mb": 111.4}}) == [("memory of the idle service", "111 MB", "under 250 MB")]
+    assert rows({"speed_up": {"skipped": "needs torch"}}) == []
+
+
+@pytest.mark.skipif(not (ZOO / "omniglot-8").is_dir(), reason="the zoo has no omniglot-8")
+def test_the_command_runs_and_prints_its_figures_as_json() -> None:
+    command = [sys.executable, "-m", "tests.bench", "--quick", "--only", "create,predict,imports"]
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    results = json.loads(output[output.index("\n{") :])
+    assert results["imports"]["torch"] is False
+    assert results["predict"]["n_errors"] == 0
+    assert results["create"]["create_p50_ms"] <= results["create"]["create_p95_ms"]
+    assert all(what in output for what, _, _ in rows(results))

@@ -1,0 +1,1 @@
+"""The offline half: data, episodes, optimisers and evaluation that make meta-models (PyTorch)."""

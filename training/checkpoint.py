@@ -1,0 +1,89 @@
+"""Checkpoints: one safetensors file of tensors with a JSON header, written atomically, resumed from exactly.
+
+A run needs no stored generator state: every episode is a function of (seed, step, rank).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+FORMAT_VERSION = 1
+
+
+class CheckpointError(Exception):
+    """A checkpoint that must not be loaded; the message says why and what to do."""
+
+
+def save(path: Path, model: nn.Module, optimizer: Optimizer | None, header: Mapping[str, Any]) -> None:
+    """Write model, optimizer state and a JSON-able header; the file appears whole or not at all."""
+    tensors = {f"model/{name}": tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    if optimizer is not None:
+        tensors |= _optimizer_tensors(optimizer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_suffix(".partial")
+    save_file(tensors, staging, metadata={"header": json.dumps({"format": FORMAT_VERSION, **header})})
+    os.replace(staging, path)
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header alone; raises CheckpointError where the file is missing, half written or of another format."""
+    return _read(path)[0]
+
+
+def load(path: Path, model: nn.Module, optimizer: Optimizer | None = None) -> dict[str, Any]:
+    """Load into the model (and the optimizer) in place; returns the header."""
+    header, tensors = _read(path)
+    weights = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} belongs to another architecture; start a new run folder. ({error})") from error
+    if optimizer is not None:
+        _load_optimizer(optimizer, tensors, path)
+    return header
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that it appears whole or not at all."""
+    staging = path.with_name(f".{path.name}.partial")
+    staging.write_text(text)
+    os.replace(staging, path)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: dict[str, Any] = json.loads(file.metadata()["header"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist; run `training fit` first.") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole checkpoint ({error}); delete it and resume from another.") from error
+    if header.get("format") != FORMAT_VERSION:
+        raise CheckpointError(f"{path} has format {header.get('format')}, not {FORMAT_VERSION}; fit again.")
+    return header, tensors
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer/{i}/{key}": value for i, entry in state.items() for key, value in entry.items()}
+
+
+def _load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], path: Path) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, key = name.split("/")
+            state.setdefault(int(index), {})[key] = tensor
+    if not state:
+        raise CheckpointError(f"{path} holds no optimizer state, so a run cannot go on from it; fit again.")
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,0 +1,141 @@
+"""The ``training`` command: data, fit, evaluate, export, report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+from models.errors import ClassmithError
+from training.checkpoint import CheckpointError
+from training.data.folders import DataError
+from training.episodes import EpisodeShape
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; problems the user can mend are one line on standard error and exit status 2."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run_command(arguments)
+    except (DataError, CheckpointError, ClassmithError) as error:
+        print(f"training: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="training", description="Train, export and evaluate meta-models.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_data(commands)
+    _add_fit(commands)
+    _add_export(commands)
+    _add_evaluate(commands)
+    return parser
+
+
+def _add_data(commands: Commands) -> None:
+    data = commands.add_parser("data", help="download a data set with torchvision")
+    data.add_argument("name", choices=("omniglot", "cifar-fs"))
+    data.set_defaults(run_command=_data)
+
+
+def _add_fit(commands: Commands) -> None:
+    from training.configs.hypertransformer import CONFIGS
+
+    fit = commands.add_parser("fit", help="train a meta-model; run it again to resume")
+    fit.add_argument("method", choices=("hypertransformer",))
+    fit.add_argument("--config", required=True, choices=sorted(CONFIGS))
+    fit.add_argument("--run", type=Path, help="folder for checkpoints and the log (default: runs/CONFIG)")
+    fit.add_argument("--images", type=Path, help="train on this ZIP or folder of classes instead of the config's data")
+    fit.add_argument("--steps", type=int, help="optimiser steps, instead of the config's")
+    fit.add_argument("--seed", type=int, default=0)
+    fit.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ...")
+    fit.add_argument("--bf16", action="store_true", help="forward passes in bfloat16")
+    fit.set_defaults(run_command=_fit)
+
+
+def _add_export(commands: Commands) -> None:
+    export = commands.add_parser("export", help="make a meta-model folder of a run, checked and calibrated")
+    export.add_argument("run", type=Path, help="folder of `training fit`")
+    export.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="its name becomes the meta-model's")
+    export.add_argument("--images", type=Path, help="the class folders the run was trained on, if they were your own")
+    export.add_argument("--summary", default="", help="one line for the manifest and the card")
+    export.set_defaults(run_command=_export)
+
+
+def _add_evaluate(commands: Commands) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="accuracy, controls and calibration of an exported meta-model, as JSON",
+        description="Without --images: the standard columns on the validation classes of its own data set, into its "
+        "evaluation.json and CARD.md. With --images: one column on your classes, as JSON on standard output.",
+    )
+    evaluate.add_argument("meta_model", type=Path, help="an exported folder")
+    evaluate.add_argument("--images", type=Path, help="a ZIP or folder of class folders")
+    evaluate.add_argument("--ways", type=int, default=5)
+    evaluate.add_argument("--shots", type=int, default=1)
+    evaluate.add_argument("--queries", type=int, default=5, help="query images a class")
+    evaluate.add_argument("--unlabeled", type=int, default=0, help="unlabelled support images a class")
+    evaluate.add_argument("--within-group", action="store_true", help="all classes of a task from one parent folder")
+    evaluate.add_argument("--episodes", type=int, default=1000)
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--out", type=Path, help="write the JSON here too")
+    evaluate.set_defaults(run_command=_evaluate)
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    from training.data import DATASETS
+    from training.data.folders import data_root
+
+    print(f"{arguments.name} is in {DATASETS[arguments.name].download(data_root())}")
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    from training import runtime
+    from training.configs.hypertransformer import CONFIGS
+    from training.data import DATASETS
+    from training.recipes.hypertransformer import fit
+
+    config = replace(CONFIGS[arguments.config](), seed=arguments.seed)
+    config = replace(config, n_steps=arguments.steps or config.n_steps, bf16=arguments.bf16 or config.bf16)
+    train, validation = DATASETS[config.dataset].split(arguments.images)
+    here = runtime.start(device=arguments.device, bf16=config.bf16)
+    run = arguments.run or Path("runs") / arguments.config
+    try:
+        fit(config, train, validation, run, here)
+    finally:
+        here.close()
+    if here.is_main:
+        print(f"trained: {run}/checkpoint.safetensors; next: training export {run} --to FOLDER")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from training.export import export
+
+    exported = export(arguments.run, arguments.to, images=arguments.images, summary=arguments.summary)
+    print(f"exported: {exported.folder} (digest {exported.digest[:12]}); next: training evaluate {exported.folder}")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from models import metamodel
+    from training.columns import evaluate_images, evaluate_standard
+
+    meta_model = metamodel.load(arguments.meta_model)
+    if arguments.images is None:
+        evaluate_standard(meta_model, n_episodes=arguments.episodes, seed=arguments.seed)
+        print(f"wrote {meta_model.folder}/evaluation.json and CARD.md")
+        return
+    shape = EpisodeShape(arguments.ways, arguments.shots, arguments.queries, arguments.unlabeled)
+    column = evaluate_images(
+        meta_model, arguments.images, shape, within_group=arguments.within_group, n_episodes=arguments.episodes, seed=arguments.seed
+    )
+    text = json.dumps(column, indent=1)
+    if arguments.out:
+        arguments.out.write_text(text + "\n")
+    print(text)

@@ -1,0 +1,52 @@
+"""Which figures a card shows: the standard columns of each data set, and one column on a user's own images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from models.metamodel import MetaModel
+from training import card
+from training.checkpoint import write_text
+from training.data import DATASETS
+from training.data.folders import read_images
+from training.episodes import EpisodeShape
+from training.evaluate import evaluate
+
+Column = tuple[EpisodeShape, bool]
+STANDARD: dict[str, tuple[Column, ...]] = {
+    "omniglot": (
+        (EpisodeShape(20, 1, 5), False),
+        (EpisodeShape(20, 1, 5), True),
+        (EpisodeShape(20, 5, 5), False),
+        (EpisodeShape(20, 1, 5, n_unlabeled=4), False),
+        (EpisodeShape(5, 1, 5), False),
+    ),
+    "cifar-fs": ((EpisodeShape(5, 1, 15), False), (EpisodeShape(5, 5, 15), False), (EpisodeShape(10, 5, 15), False)),
+}
+"""Episode shape, and whether all classes of a task come from one group (the harder, honest column)."""
+
+
+def evaluate_standard(meta_model: MetaModel, *, n_episodes: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Evaluate on the validation classes of its data set; writes evaluation.json and CARD.md into the folder."""
+    path = meta_model.folder / "evaluation.json"
+    evaluation: dict[str, Any] = json.loads(path.read_text())
+    dataset = DATASETS[evaluation["training"]["config"]["dataset"]]
+    images = dataset.load("validation")
+    evaluation["command"] = f"training evaluate models/zoo/{meta_model.name} --episodes {n_episodes} --seed {seed}"
+    evaluation["columns"] = [
+        evaluate(meta_model, images, shape, n_episodes=n_episodes, seed=seed, within_group=within)
+        for shape, within in STANDARD[dataset.name]
+    ]
+    write_text(path, json.dumps(evaluation, indent=1) + "\n")
+    write_text(meta_model.folder / "CARD.md", card.render(meta_model.manifest, evaluation))
+    return evaluation
+
+
+def evaluate_images(
+    meta_model: MetaModel, source: Path, shape: EpisodeShape, *, within_group: bool, n_episodes: int, seed: int
+) -> dict[str, Any]:
+    """One column on any class-by-folder images."""
+    images = read_images(source, meta_model.manifest.preprocess)
+    return evaluate(meta_model, images, shape, n_episodes=n_episodes, seed=seed, within_group=within_group)

@@ -1,0 +1,91 @@
+"""HyperTransformer configurations, by name: `training fit hypertransformer --config NAME`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from models.methods.hypertransformer import HyperTransformerConfig
+from training.episodes import EpisodeShape
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run, whole. ``shapes``: kinds of episodes with the share of steps each gets (all tasks of a step agree)."""
+
+    model: HyperTransformerConfig
+    dataset: Literal["omniglot", "cifar-fs", "folder"]
+    shapes: tuple[tuple[float, EpisodeShape], ...]
+    validation: EpisodeShape
+    n_steps: int
+    tasks_per_step: int = 16
+    learning_rate: float = 2e-3
+    warmup_steps: int = 200
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    within_group: float = 0.3
+    """Share of training tasks whose classes all come from one group (alphabet)."""
+    augmentation: float = 1.0
+    """Strength of the random distortions; small networks underfit, and want less."""
+    bf16: bool = False
+    seed: int = 0
+
+
+ONE_SHOT = EpisodeShape(n_way=20, n_shot=1, n_query=5)
+FIVE_SHOT = EpisodeShape(n_way=20, n_shot=5, n_query=5)
+ANY_SHOT = (
+    (0.6, ONE_SHOT),
+    (0.1, EpisodeShape(n_way=20, n_shot=3, n_query=3, unbalanced=True)),
+    (0.1, EpisodeShape(n_way=20, n_shot=5, n_query=3)),
+    (0.1, EpisodeShape(n_way=5, n_shot=2, n_query=8, unbalanced=True)),
+    (0.05, EpisodeShape(n_way=40, n_shot=1, n_query=3)),
+    (0.05, EpisodeShape(n_way=20, n_shot=1, n_query=5, n_unlabeled=3)),
+)
+"""What users bring: mostly 20-way 1-shot, and more or fewer classes, more and uneven images, unlabelled ones."""
+
+
+def omniglot(channels: int, *, n_steps: int) -> Config:
+    """Drawn characters, every layer written, normalised by the support set; the whole mixture of tasks."""
+    model = HyperTransformerConfig(channels=channels, n_transformer_layers=3)
+    return Config(model, "omniglot", ANY_SHOT, replace(ONE_SHOT, n_query=3), n_steps)
+
+
+def omniglot_64() -> Config:
+    """64 channels: the logits layer alone is written, on convolutions that all tasks share (the paper's Table 1)."""
+    model = HyperTransformerConfig(channels=64, n_generated_layers=1, normalisation="base", token_dim=128, n_transformer_layers=3)
+    shapes = tuple((weight, replace(shape, n_query=3)) for weight, shape in ANY_SHOT)
+    return Config(model, "omniglot", shapes, replace(ONE_SHOT, n_query=3), 2800, learning_rate=1e-3, bf16=True)
+
+
+def omniglot_4_five_shot(n_generated_layers: int) -> Config:
+    """The paper's Table 4: 4 channels, 5 shots, where generating every layer shows."""
+    config = omniglot(4, n_steps=3000)
+    model = replace(config.model, n_generated_layers=n_generated_layers)
+    return replace(config, model=model, shapes=((1.0, FIVE_SHOT),), validation=replace(FIVE_SHOT, n_query=3))
+
+
+def omniglot_unlabeled() -> Config:
+    """1-shot with 4 unlabelled images a class, half of the steps; the other half without, for comparison."""
+    shapes = ((0.5, ONE_SHOT), (0.5, replace(ONE_SHOT, n_unlabeled=4)))
+    return replace(omniglot(8, n_steps=3000), shapes=shapes, validation=replace(ONE_SHOT, n_unlabeled=4))
+
+
+def omniglot_transductive() -> Config:
+    """The paper's query-batch normalisation, for comparison only: predictions depend on the other queries."""
+    config = omniglot(8, n_steps=3000)
+    model = replace(config.model, normalisation="query")
+    return replace(config, model=model, shapes=((1.0, ONE_SHOT),))
+
+
+CONFIGS: dict[str, Callable[[], Config]] = {
+    "omniglot-4": lambda: omniglot(4, n_steps=4000),
+    "omniglot-8": lambda: omniglot(8, n_steps=4500),
+    "omniglot-16": lambda: omniglot(16, n_steps=4000),
+    "omniglot-32": lambda: omniglot(32, n_steps=3000),
+    "omniglot-64": omniglot_64,
+    "omniglot-4-5shot-all": lambda: omniglot_4_five_shot(5),
+    "omniglot-4-5shot-logits": lambda: omniglot_4_five_shot(1),
+    "omniglot-8-unlabeled": omniglot_unlabeled,
+    "omniglot-8-transductive": omniglot_transductive,
+}

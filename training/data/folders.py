@@ -1,0 +1,116 @@
+"""Class-by-folder images, from a ZIP or a folder: the format of every data set here, and of a user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.preprocess import PreprocessSpec, to_pixels
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+class DataError(Exception):
+    """A data set is missing or not in the expected layout; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with classes, and classes with groups (an alphabet, a superclass; the class itself where there is none).
+
+    ``pixels`` ``(N, H, W, C)`` uint8, ``labels`` ``(N,)``, both sorted by label; names and groups are by class.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    groups: tuple[str, ...]
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.class_names)
+
+    @cached_property
+    def indices(self) -> list[NDArray[np.int64]]:
+        """The image indices of each class."""
+        return [np.flatnonzero(self.labels == k) for k in range(self.n_classes)]
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that name these images and labels."""
+        sha = hashlib.sha256("\n".join(self.class_names).encode())
+        sha.update(self.labels.tobytes())
+        sha.update(self.pixels.tobytes())
+        return sha.hexdigest()[:12]
+
+    def where(self, keep: Callable[[str, str], bool]) -> ImageSet:
+        """The classes for which ``keep(name, group)``; raises DataError if none is left."""
+        kept = [k for k, (name, group) in enumerate(zip(self.class_names, self.groups, strict=True)) if keep(name, group)]
+        if not kept:
+            raise DataError("No class is left after choosing a part of the data; check the split's names.")
+        chosen = np.concatenate([self.indices[k] for k in kept])
+        labels = np.repeat(np.arange(len(kept)), [len(self.indices[k]) for k in kept])
+        names, groups = ([values[k] for k in kept] for values in (self.class_names, self.groups))
+        return ImageSet(self.pixels[chosen], labels, tuple(names), tuple(groups))
+
+
+def data_root() -> Path:
+    """The folder of data sets: ``CLASSMITH_DATASETS``, else ``../shared/data`` beside the project."""
+    return Path(os.environ.get("CLASSMITH_DATASETS", Path(__file__).parents[3] / "shared" / "data"))
+
+
+def read_images(source: Path, spec: PreprocessSpec) -> ImageSet:
+    """A ZIP or folder of ``.../<group>/<class>/<image>`` -> ImageSet, preprocessed as the service does it.
+
+    A class is named by its folder's whole path, its group by the folder above. Raises DataError where there is nothing
+    to read; images that do not decode raise their own errors, with their names.
+    """
+    entries: dict[str, list[tuple[str, Callable[[], bytes]]]] = {}
+    for path, read in _entries(source):
+        if PurePosixPath(path).suffix.lower() in SUFFIXES:
+            entries.setdefault(str(PurePosixPath(path).parent), []).append((path, read))
+    if not entries:
+        raise DataError(f"{source} holds no class folders with {', '.join(sorted(SUFFIXES))} images.")
+    names = sorted(entries)
+    reads = [read for name in names for _, read in sorted(entries[name], key=lambda entry: entry[0])]
+    with ThreadPoolExecutor() as pool:
+        pixels = list(pool.map(lambda read: to_pixels(read(), spec), reads))
+    labels = np.repeat(np.arange(len(names)), [len(entries[name]) for name in names])
+    groups = [PurePosixPath(name).parent.name or name for name in names]
+    flat = len(set(groups)) == 1
+    return ImageSet(np.stack(pixels), labels, tuple(names), tuple(names if flat else groups))
+
+
+def join(sets: Iterable[ImageSet]) -> ImageSet:
+    """Several sets as one, their classes kept apart."""
+    sets = list(sets)
+    offsets = np.cumsum([0, *(s.n_classes for s in sets)])
+    return ImageSet(
+        np.concatenate([s.pixels for s in sets]),
+        np.concatenate([s.labels + o for s, o in zip(sets, offsets, strict=False)]),
+        tuple(name for s in sets for name in s.class_names),
+        tuple(group for s in sets for group in s.groups),
+    )
+
+
+def _entries(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Relative path and reader of every file of a ZIP or folder."""
+    if source.is_dir():
+        for path in sorted(p for p in source.rglob("*") if p.is_file()):
+            yield path.relative_to(source).as_posix(), path.read_bytes
+    elif zipfile.is_zipfile(source):
+        archive = zipfile.ZipFile(source)
+        content = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+        for name, data in content.items():
+            yield name, lambda data=data: data  # type: ignore[misc]
+    else:
+        raise DataError(f"{source} is neither a folder nor a ZIP file of class folders.")

@@ -1,0 +1,56 @@
+"""Omniglot: handwritten characters of 30 alphabets (Lake et al., 2015); split by whole alphabets.
+
+Every sixth alphabet, by name, is for validation. Training classes are also turned by 90, 180 and 270 degrees, each turn
+being a class of its own (Santoro et al., 2016); validation classes are not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from models.preprocess import PreprocessSpec
+from training.data.folders import DataError, ImageSet, data_root, join, read_images
+
+NAME = "omniglot"
+SPEC = PreprocessSpec(size=28, channels=1, fit="pad", invert_dark=True)
+
+
+def load(part: str, spec: PreprocessSpec = SPEC) -> ImageSet:
+    """``part``: "train", "validation", or "all" (both, unturned)."""
+    images = read_images(source(), spec)
+    held_out = set(sorted(set(images.groups))[::6])
+    if part == "validation":
+        return images.where(lambda _, group: group in held_out)
+    if part == "all":
+        return images
+    return with_rotations(images.where(lambda _, group: group not in held_out))
+
+
+def with_rotations(images: ImageSet) -> ImageSet:
+    """Each class four times, as the class of its images turned by 0, 90, 180 and 270 degrees."""
+
+    def turned(quarter: int) -> ImageSet:
+        names = tuple(f"{name}@{90 * quarter}" for name in images.class_names)
+        groups = tuple(f"{group}@{90 * quarter}" for group in images.groups)
+        return ImageSet(np.rot90(images.pixels, quarter, axes=(1, 2)), images.labels, names, groups)
+
+    return join(turned(quarter) for quarter in range(4))
+
+
+def source() -> Path:
+    """Where the background set is; raises DataError with the command that fetches it."""
+    for path in (data_root() / NAME / "images_background.zip", data_root() / NAME / "images_background"):
+        if path.exists():
+            return path
+    raise DataError(f"No Omniglot below {data_root()}; run `training data omniglot`, or set CLASSMITH_DATASETS.")
+
+
+def download(root: Path) -> Path:
+    """Fetch the background set with torchvision into ``root/omniglot``; needs a network."""
+    from torchvision.datasets import Omniglot
+
+    Omniglot(str(root / NAME), background=True, download=True)
+    extracted = root / NAME / "omniglot-py" / "images_background"
+    return extracted.rename(root / NAME / "images_background")

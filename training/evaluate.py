@@ -1,0 +1,195 @@
+"""Evaluate an exported meta-model by the protocol: what the service would answer, beside its controls.
+
+Everything runs through the exported graphs, the bundle codec (float16 weights) and ONNX Runtime, one task at a time, as
+the service does. Support and query are disjoint (the sampler asserts it) and every query is answered on its own.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from models import bundle, decision
+from models.generator import OnnxGenerator
+from models.graph import FEATURES, INPUT, LOGITS, skeleton_for
+from models.metamodel import MetaModel
+from models.runtime import make_session
+from models.task import ClassSpec, TaskSpec
+from training import metrics
+from training.baselines import logistic_regression, nearest_centroid
+from training.data.folders import ImageSet
+from training.episodes import Episode, EpisodeShape, sample
+
+N_AGNOSTIC = 50
+N_UNKNOWN = 20
+Tensors = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One episode answered. ``unknown_logits``: of images whose classes the task does not have."""
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    unknown_logits: NDArray[np.float32]
+    accuracy: dict[str, float]
+    """Accuracy (0..1) of the written network and of each control, by name."""
+
+
+class Evaluator:
+    """Runs one exported meta-model on episodes of one image set."""
+
+    def __init__(self, meta_model: MetaModel, images: ImageSet) -> None:
+        self.meta_model, self.images = meta_model, images
+        self._generator = OnnxGenerator()
+        self._skeletons: dict[int, bytes] = {}
+        self._agnostic: Tensors = {}
+
+    def answer(self, episode: Episode, rng: np.random.Generator, *, controls: bool) -> Answers:
+        """Write the episode's network and run it on the queries; with the controls of PROTOCOL section 6 if asked for."""
+        written = self._write(episode, episode.support_labels)
+        pixels = self.images.pixels
+        logits, features = self._run(written, len(episode.classes), pixels[episode.query])
+        others = np.flatnonzero(~np.isin(self.images.labels, episode.classes))
+        unknown, _ = self._run(written, len(episode.classes), pixels[rng.choice(others, N_UNKNOWN)]) if len(others) else (logits[:0], None)
+        scores = {"generated": logits.argmax(-1)}
+        if controls:
+            scores |= self._controls(episode, written, features, rng)
+        accuracy = {name: float((predicted == episode.query_labels).mean()) for name, predicted in scores.items()}
+        return Answers(logits, episode.query_labels, unknown, accuracy)
+
+    def learn_agnostic(self, episodes: Iterator[Episode]) -> None:
+        """The task-agnostic control: the mean of the tensors written for N_AGNOSTIC tasks."""
+        sums: Tensors = {}
+        for _ in range(N_AGNOSTIC):
+            episode = next(episodes)
+            for name, tensor in self._write(episode, episode.support_labels).items():
+                sums[name] = sums.get(name, np.zeros_like(tensor)) + tensor / N_AGNOSTIC
+        self._agnostic = sums
+
+    def _controls(
+        self, episode: Episode, written: Tensors, features: NDArray[np.float32], rng: np.random.Generator
+    ) -> dict[str, NDArray[np.int64]]:
+        n_way, pixels = len(episode.classes), self.images.pixels
+        labels, queries = episode.support_labels, pixels[episode.query]
+        _, support_features = self._run(written, n_way, pixels[episode.support])
+        shuffled = self._write(episode, rng.permutation(n_way)[labels])
+        agnostic_logits, agnostic_features = self._run(self._agnostic, n_way, queries)
+        _, agnostic_support = self._run(self._agnostic, n_way, pixels[episode.support])
+        return {
+            "nearest_centroid": nearest_centroid(support_features, labels, features),
+            "logistic_regression": logistic_regression(support_features, labels, features),
+            "shuffled_labels": self._run(shuffled, n_way, queries)[0].argmax(-1),
+            "task_agnostic": agnostic_logits.argmax(-1),
+            "task_agnostic_convolutions_nearest_centroid": nearest_centroid(agnostic_support, labels, agnostic_features),
+            "pixels_nearest_centroid": nearest_centroid(_flat(pixels[episode.support]), labels, _flat(queries)),
+        }
+
+    def _write(self, episode: Episode, labels: NDArray[np.int64]) -> Tensors:
+        """The task's tensors, as read back from a stored bundle."""
+        pixels = self.images.pixels
+        classes = [
+            ClassSpec(f"class {k}", images=tuple(pixels[episode.support[labels == k]])) for k in range(len(episode.classes))
+        ]
+        spec = TaskSpec(tuple(classes), tuple(pixels[episode.unlabeled]))
+        return dict(bundle.decode(bundle.encode(self._generator.generate(self.meta_model, spec))).tensors)
+
+    def _run(
+        self, tensors: Tensors, n_way: int, pixels: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Pixels ``(N, H, W, C)`` -> logits ``(N, K)`` and features ``(N, F)`` of one network."""
+        if n_way not in self._skeletons:
+            skeleton = self.meta_model.read("skeleton.onnx")
+            self._skeletons[n_way] = skeleton_for(skeleton, self.meta_model.manifest, n_way)
+        session = make_session(self._skeletons[n_way], {**self.meta_model.base, **tensors})
+        logits, features = session.run([LOGITS, FEATURES], {INPUT: pixels})
+        return logits, features
+
+
+def evaluate(
+    meta_model: MetaModel,
+    images: ImageSet,
+    shape: EpisodeShape,
+    *,
+    n_episodes: int = 1000,
+    seed: int = 0,
+    within_group: bool = False,
+    controls: bool = True,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Figures of one column (one episode shape, between or within groups), with everything that is needed to repeat it."""
+    rng = np.random.default_rng(seed)
+
+    def episodes() -> Iterator[Episode]:
+        while True:
+            yield sample(images, shape, rng, within_group=within_group)
+
+    evaluator, stream = Evaluator(meta_model, images), episodes()
+    if controls:
+        evaluator.learn_agnostic(stream)
+    answers = [
+        evaluator.answer(next(stream), rng, controls=controls)
+        for _ in tqdm(range(n_episodes), disable=not progress, desc=meta_model.name, mininterval=1.0)
+    ]
+    return {
+        "meta_model": meta_model.name,
+        "meta_model_digest": meta_model.digest,
+        "shape": asdict(shape),
+        "classes_from": "one group" if within_group else "anywhere",
+        "n_episodes": n_episodes,
+        "seed": seed,
+        "data_digest": images.digest,
+        "n_classes": images.n_classes,
+        "hardware": hardware(),
+        "accuracy": {name: metrics.figure([a.accuracy[name] for a in answers]) for name in answers[0].accuracy},
+        "chance": round(100 / shape.n_way, 2),
+        **_calibration(meta_model, answers),
+    }
+
+
+def _calibration(meta_model: MetaModel, answers: list[Answers]) -> dict[str, Any]:
+    """Calibration and abstention with the temperature and threshold that the meta-model ships."""
+    temperature, threshold = meta_model.manifest.temperature, meta_model.manifest.abstain_below
+    top = np.concatenate([decision.probabilities(a.logits, temperature).max(-1) for a in answers])
+    correct = np.concatenate([a.logits.argmax(-1) == a.labels for a in answers])
+    unknown = np.concatenate([decision.probabilities(a.unknown_logits, temperature).max(-1, initial=0) for a in answers])
+    answered = top >= threshold
+    return {
+        "expected_calibration_error": round(metrics.expected_calibration_error(top, correct), 4),
+        "reliability": metrics.reliability(top, correct),
+        "accuracy_at_coverage": metrics.accuracy_at_coverage(top, correct),
+        "abstention": {
+            "threshold": round(threshold, 4),
+            "answered_percent": round(100 * float(answered.mean()), 2),
+            "accuracy_when_answered": round(100 * float(correct[answered].mean()), 2) if answered.any() else None,
+            "unknown_classes_abstained_percent": round(100 * float((unknown < threshold).mean()), 2) if len(unknown) else None,
+        },
+    }
+
+
+def calibrate(meta_model: MetaModel, images: ImageSet, shapes: list[EpisodeShape], *, n_episodes: int = 150, seed: int = 1) -> tuple[float, float]:
+    """Temperature and abstention threshold, chosen on validation classes over all ``shapes``."""
+    rng, evaluator = np.random.default_rng(seed), Evaluator(meta_model, images)
+    answers = [
+        evaluator.answer(sample(images, shape, rng), rng, controls=False) for shape in shapes for _ in range(n_episodes)
+    ]
+    temperature = metrics.fit_temperature([a.logits for a in answers], [a.labels for a in answers])
+    top = [decision.probabilities(z, temperature).max(-1) for a in answers for z in (a.logits, a.unknown_logits)]
+    good = [part for a in answers for part in (a.logits.argmax(-1) == a.labels, np.zeros(len(a.unknown_logits), bool))]
+    return temperature, metrics.fit_abstention(np.concatenate(top), np.concatenate(good))
+
+
+def hardware() -> str:
+    """The processor as this machine names it, and how many cores there are."""
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def _flat(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return pixels.reshape(len(pixels), -1).astype(np.float32) / 255

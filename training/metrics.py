@@ -1,0 +1,90 @@
+"""What is measured: means with intervals, calibration, abstention. Arrays only, no models.
+
+N predictions; probabilities are those of the top class unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.decision import probabilities
+
+Floats = NDArray[np.float64]
+COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
+
+
+class Figure(TypedDict):
+    """A mean over episodes and the half width of its 95 % interval, both in percent."""
+
+    mean: float
+    ci95: float
+
+
+def figure(values: NDArray[np.floating] | list[float]) -> Figure:
+    """Accuracies (0..1) of episodes -> percent, with ``1.96 * s / sqrt(n)``."""
+    array = 100 * np.asarray(values, dtype=np.float64)
+    half = 1.96 * array.std(ddof=1) / np.sqrt(len(array)) if len(array) > 1 else float("nan")
+    return {"mean": round(float(array.mean()), 2), "ci95": round(float(half), 2)}
+
+
+def expected_calibration_error(top: Floats, correct: NDArray[np.bool_], n_bins: int = 15) -> float:
+    """ECE (Guo et al., 2017, eq. 3): mean gap between confidence and accuracy over equal bins, weighted; 0..1."""
+    bins = np.minimum((top * n_bins).astype(int), n_bins - 1)
+    gaps = [abs(top[bins == b].sum() - correct[bins == b].sum()) for b in range(n_bins)]
+    return float(sum(gaps) / len(top))
+
+
+def reliability(top: Floats, correct: NDArray[np.bool_], n_bins: int = 15) -> list[dict[str, float]]:
+    """Mean confidence, accuracy and count of each non-empty confidence bin."""
+    bins = np.minimum((top * n_bins).astype(int), n_bins - 1)
+    return [
+        {
+            "confidence": round(float(top[bins == b].mean()), 4),
+            "accuracy": round(float(correct[bins == b].mean()), 4),
+            "n": int((bins == b).sum()),
+        }
+        for b in range(n_bins)
+        if (bins == b).any()
+    ]
+
+
+def accuracy_at_coverage(top: Floats, correct: NDArray[np.bool_]) -> list[dict[str, float]]:
+    """Accuracy (percent) of the most confident share of predictions, for each share in COVERAGES."""
+    best_first = correct[np.argsort(-top, kind="stable")]
+    counts = [max(1, round(share * len(best_first))) for share in COVERAGES]
+    return [
+        {"coverage": share, "accuracy": round(100 * float(best_first[:n].mean()), 2)}
+        for share, n in zip(COVERAGES, counts, strict=True)
+    ]
+
+
+def fit_temperature(logits: list[NDArray[np.float32]], labels: list[NDArray[np.int64]]) -> float:
+    """The temperature of least negative log-likelihood (Guo et al., 2017, section 4.2), by golden-section search."""
+
+    def loss(log_t: float) -> float:
+        losses = [
+            -np.log(np.maximum(probabilities(z, float(np.exp(log_t)))[np.arange(len(y)), y], 1e-12)).mean()
+            for z, y in zip(logits, labels, strict=True)
+        ]
+        return float(np.mean(losses))
+
+    low, high, ratio = np.log(0.05), np.log(20.0), (np.sqrt(5) - 1) / 2
+    for _ in range(40):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, right) if loss(left) < loss(right) else (left, high)
+    return float(np.exp((low + high) / 2))
+
+
+def fit_abstention(top: Floats, good: NDArray[np.bool_]) -> float:
+    """The threshold that best parts good answers from answers better not given (largest Youden's J); 0..1.
+
+    ``good``: correct answers; the rest are wrong ones, and images of classes that the task does not have.
+    """
+    order = np.argsort(top, kind="stable")
+    kept_good = 1 - np.cumsum(good[order]) / max(1, good.sum())
+    kept_bad = 1 - np.cumsum(~good[order]) / max(1, (~good).sum())
+    best = int(np.argmax(kept_good - kept_bad))
+    return float(top[order[best]])

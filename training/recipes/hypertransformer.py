@@ -1,0 +1,193 @@
+"""Train a HyperTransformer: episodes in, cross-entropy of the queries under the written networks out.
+
+    training fit hypertransformer --config omniglot-8 --run runs/omniglot-8
+
+Where the paper takes 4 million one-episode steps of plain SGD, this takes thousands of steps of many episodes with AdamW,
+warm-up, cosine decay and clipping (section 5.1, Appendix C; the paper reports instability without these).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from models.methods.hypertransformer import HyperTransformer, HyperTransformerConfig
+from training import augment, checkpoint
+from training.configs.hypertransformer import Config
+from training.data.folders import ImageSet
+from training.episodes import Episode, EpisodeShape, sample
+from training.runtime import Runtime
+
+METHOD = "hypertransformer"
+N_VALIDATION_STEPS = 8
+
+
+def fit(
+    config: Config,
+    train: ImageSet,
+    validation: ImageSet,
+    run: Path,
+    runtime: Runtime,
+    *,
+    checkpoint_every_s: float = 120.0,
+    validate_every: int = 250,
+    stop_after: int | None = None,
+) -> HyperTransformer:
+    """Train to ``config.n_steps``, resuming from ``run/checkpoint.safetensors`` where there is one.
+
+    ``stop_after`` ends (with a checkpoint) after that many further steps, as an interruption would. Losses and validation
+    accuracies are appended to ``run/log.jsonl``.
+    """
+    torch.manual_seed(config.seed)
+    model = HyperTransformer(config.model).to(runtime.device)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)
+    path, first = run / "checkpoint.safetensors", 0
+    if path.exists():
+        first = int(checkpoint.load(path, model, optimizer)["step"])
+    last = config.n_steps if stop_after is None else min(config.n_steps, first + stop_after)
+    progress = tqdm(range(first, last), initial=first, total=config.n_steps, disable=not runtime.is_main, mininterval=1.0)
+    saved, smoothed, accuracy = time.monotonic(), math.nan, math.nan
+    for step in progress:
+        loss = _train_step(config, model, optimizer, train, runtime, step)
+        smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
+        done = step + 1
+        if runtime.is_main and (done % validate_every == 0 or done == config.n_steps):
+            accuracy = validate(model, config, validation, runtime)
+            _log(run, {"step": done, "loss": round(smoothed, 4), "validation_accuracy": round(accuracy, 4)})
+        progress.set_postfix(loss=f"{smoothed:.3f}", validation=f"{100 * accuracy:.1f}%", refresh=False)
+        if runtime.is_main and (done == last or time.monotonic() - saved > checkpoint_every_s):
+            checkpoint.save(path, model, optimizer, {"method": METHOD, "step": done, "config": asdict(config)})
+            saved = time.monotonic()
+    return model
+
+
+def load_model(path: Path) -> tuple[HyperTransformer, dict[str, Any]]:
+    """The model of a checkpoint, in evaluation mode, and the checkpoint's header."""
+    header = checkpoint.read_header(path)
+    model = HyperTransformer(HyperTransformerConfig(**header["config"]["model"]))
+    checkpoint.load(path, model)
+    return model.eval(), header
+
+
+@torch.no_grad()
+def validate(
+    model: HyperTransformer, config: Config, images: ImageSet, runtime: Runtime, n_steps: int = N_VALIDATION_STEPS
+) -> float:
+    """Query accuracy (0..1) on ``n_steps * tasks_per_step`` fixed validation episodes."""
+    model.eval()
+    rng, correct = np.random.default_rng(config.seed + 1), 0.0
+    for _ in range(n_steps):
+        episodes = [sample(images, config.validation, rng) for _ in range(config.tasks_per_step)]
+        support, labels, slots, queries, targets = assemble(config.model, images, episodes, runtime.device, rng)
+        with runtime.autocast():
+            logits = model.classify(model.generate(support, labels, slots), queries)
+        correct += (logits.argmax(-1) == targets).float().mean().item()
+    model.train()
+    return correct / n_steps
+
+
+def assemble(
+    config: HyperTransformerConfig,
+    images: ImageSet,
+    episodes: list[Episode],
+    device: torch.device,
+    rng: np.random.Generator,
+    *,
+    random: torch.Generator | None = None,
+    augmentation: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Episodes of one shape -> support ``(B, S, C, H, W)``, labels ``(B, S)``, slots ``(B, K)``, queries, targets ``(B, Q)``.
+
+    Each task gets random label slots, so that all of them are trained. ``random`` switches augmentation on.
+    """
+    slots = np.stack([rng.permutation(config.max_classes)[: len(e.classes)] for e in episodes])
+    labels = np.stack([
+        np.concatenate([s[e.support_labels], np.full(len(e.unlabeled), config.max_classes)])
+        for s, e in zip(slots, episodes, strict=True)
+    ])
+    indices = np.stack([np.concatenate([e.support, e.unlabeled, e.query]) for e in episodes])
+    pixels = torch.from_numpy(images.pixels[indices]).to(device).movedim(-1, 2).float() / 255
+    if random is not None:
+        pixels = _augment(pixels, _class_numbers(episodes).to(device), random, augmentation)
+    pixels = (pixels - config.pixel_mean) / config.pixel_std
+    n_support = labels.shape[1]
+    to = lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device)  # noqa: E731
+    targets = np.stack([e.query_labels for e in episodes])
+    return pixels[:, :n_support], to(labels), to(slots), pixels[:, n_support:], to(targets)
+
+
+def _train_step(
+    config: Config, model: HyperTransformer, optimizer: torch.optim.Optimizer, images: ImageSet, runtime: Runtime, step: int
+) -> float:
+    """One optimiser step on episodes that are a function of (seed, step, rank); returns the loss."""
+    shape = _shape_of(config, step)
+    rng = np.random.default_rng([config.seed, step, runtime.rank])
+    random = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    episodes = [
+        sample(images, shape, rng, within_group=bool(rng.random() < config.within_group))
+        for _ in range(config.tasks_per_step)
+    ]
+    support, labels, slots, queries, targets = assemble(
+        config.model, images, episodes, runtime.device, rng, random=random, augmentation=config.augmentation
+    )
+    with runtime.autocast():
+        logits = model.classify(model.generate(support, labels, slots), queries)
+    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+    optimizer.zero_grad()
+    torch.autograd.backward(loss)
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    runtime.average([p.grad for p in parameters if p.grad is not None])
+    torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = _learning_rate(config, step)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _shape_of(config: Config, step: int) -> EpisodeShape:
+    """The kind of episode of a step: the same on every process."""
+    weights = np.array([weight for weight, _ in config.shapes])
+    choice = np.random.default_rng([config.seed, step]).choice(len(weights), p=weights / weights.sum())
+    return config.shapes[choice][1]
+
+
+def _learning_rate(config: Config, step: int) -> float:
+    """Linear warm-up, then cosine decay to zero."""
+    warm = min(1.0, (step + 1) / config.warmup_steps)
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.n_steps))
+
+
+def _class_numbers(episodes: list[Episode]) -> Tensor:
+    """A number for each class of each task, for every image of ``assemble``: ``(B, N)``."""
+    n_way = len(episodes[0].classes)
+    positions = [
+        np.concatenate([e.support_labels, np.repeat(np.arange(n_way), len(e.unlabeled) // n_way), e.query_labels])
+        for e in episodes
+    ]
+    return torch.from_numpy(np.stack(positions) + n_way * np.arange(len(episodes))[:, None])
+
+
+def _augment(pixels: Tensor, classes: Tensor, random: torch.Generator, strength: float) -> Tensor:
+    """Distort each image ``(B, N, C, H, W)`` in 0..1; drawings are one-channel, dark on white."""
+    images = pixels.flatten(0, 1)
+    if images.shape[1] == 1:
+        images = 1 - augment.distort_strokes(1 - images, classes.flatten(), random, strength)
+    else:
+        images = augment.distort_photographs(images, random, strength)
+    return images.unflatten(0, pixels.shape[:2])
+
+
+def _log(run: Path, entry: dict[str, object]) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / "log.jsonl").open("a") as file:
+        file.write(json.dumps(entry) + "\n")

@@ -1,1 +1,1 @@
-"""What a task and a classifier are. Opens no socket and reads no environment; torch only below ``nn`` and ``methods``."""
+"""What a task and a classifier are. Opens no socket, reads no environment. torch: nn, methods, export."""

@@ -35,10 +35,12 @@ def decide(
     top_k: int | None = None,
 ) -> list[Decision]:
     """Logits ``(N, K)`` -> N decisions; ``probabilities`` lists the ``top_k`` best (all by default), best first."""
+    found = probabilities(logits, temperature)
+    best_first = np.argsort(-found, axis=-1, kind="stable")[:, :top_k]
+    ranked = np.take_along_axis(found, best_first, axis=-1)
+    abstain = (ranked[:, 0] < abstain_below).tolist()
     decisions = []
-    for row in probabilities(logits, temperature):
-        best_first = np.argsort(-row, kind="stable")[:top_k]
-        ranked = {class_names[k]: round(float(row[k]), 6) for k in best_first}
-        top = float(row[best_first[0]])
-        decisions.append(Decision(class_names[best_first[0]], round(top, 6), ranked, top < abstain_below))
+    for order, values, unsure in zip(best_first.tolist(), ranked.round(6).tolist(), abstain, strict=True):
+        names = [class_names[k] for k in order]
+        decisions.append(Decision(names[0], values[0], dict(zip(names, values, strict=True)), unsure))
     return decisions

@@ -1,21 +1,21 @@
 """Everything that can go wrong, in the words of the domain; every message says what to do about it.
 
-    ClassmithError
-    ├── InvalidRequest          malformed: cannot be read at all
-    │   └── BrokenImage         an image whose bytes do not decode
-    ├── UnsupportedMedia        not an image format (or body type) we take
-    ├── TooLarge                over a limit of size, pixels or count
-    ├── ImpossibleTask          understood, but no classifier can be made of it
-    ├── Unauthenticated         no key, or an unknown one
-    ├── Forbidden               known who, and still not allowed
-    ├── NotFound                no such task (or not this tenant's)
-    ├── Conflict                the request contradicts an earlier one
-    │   └── ReusedKey           an Idempotency-Key that came before with another request
-    ├── Busy                    a bounded queue is full; carries ``retry_after_s``
-    ├── Unavailable             draining, or a tier we need is down
-    ├── GenerationFailed        the generator could not make this task's network
-    ├── CorruptBundle           stored weights fail their checksum (they are remade)
-    └── InvalidMetaModel        a meta-model folder that must not be loaded
+ClassmithError
+├── InvalidRequest          malformed: cannot be read at all
+│   └── BrokenImage         an image whose bytes do not decode
+├── UnsupportedMedia        not an image format (or body type) we take
+├── TooLarge                over a limit of size, pixels or count
+├── ImpossibleTask          understood, but no classifier can be made of it
+├── Unauthenticated         no key, or an unknown one
+├── Forbidden               known who, and still not allowed
+├── NotFound                no such task (or not this tenant's)
+├── Conflict                the request contradicts an earlier one
+│   └── ReusedKey           an Idempotency-Key that came before with another request
+├── Busy                    a bounded queue is full; carries ``retry_after_s``
+├── Unavailable             draining, or a tier we need is down
+├── GenerationFailed        the generator could not make this task's network
+├── CorruptBundle           stored weights fail their checksum (they are remade)
+└── InvalidMetaModel        a meta-model folder that must not be loaded
 """
 
 from __future__ import annotations

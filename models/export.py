@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -21,7 +21,7 @@ from torch.export import Dim
 
 from models.errors import InvalidMetaModel
 from models.graph import FEATURES, INPUT, LOGITS, externalise, skeleton_for
-from models.metamodel import N_CLASSES, Manifest, TensorSpec
+from models.metamodel import Manifest, TensorSpec
 from models.methods.hypertransformer import GeneratedNetwork, HyperTransformer, HyperTransformerConfig
 from models.nn.conv4 import Conv4, normalise
 from models.runtime import make_session
@@ -49,6 +49,7 @@ class Generator(nn.Module):
         self.model = model
 
     def forward(self, support: Tensor, labels: Tensor, slots: Tensor) -> tuple[Tensor, ...]:
+        """The written tensors, in the order of ``bundle_names``."""
         config = self.model.config
         images = normalise(support, config.pixel_mean, config.pixel_std)
         network = self.model.generate(images[None], labels[None], slots[None])
@@ -77,7 +78,7 @@ def tensor_specs(config: HyperTransformerConfig) -> dict[str, TensorSpec]:
     bundled = bundle_names(config)
     return {
         name: TensorSpec(
-            shape=(N_CLASSES, *parameter.shape[1:]) if name.startswith("logits") else tuple(parameter.shape),
+            shape=("n_classes", *parameter.shape[1:]) if name.startswith("logits") else tuple(parameter.shape),
             source="bundle" if name in bundled else "base",
         )
         for name, parameter in target.named_parameters()
@@ -99,6 +100,7 @@ def check_parity(
 ) -> dict[str, float]:
     """Largest relative errors of ONNX Runtime against PyTorch; raises InvalidMetaModel above MAX_RELATIVE_ERROR."""
     model = copy.deepcopy(model).eval().float().cpu()
+    shapes = [replace(shape, n_way=min(shape.n_way, model.config.max_classes)) for shape in shapes]
     generator = make_session(files["generator.onnx"], {})
     errors = {"generator": 0.0, "logits": 0.0}
     for seed, shape in enumerate(shapes):
@@ -179,7 +181,9 @@ def _export_skeleton(config: HyperTransformerConfig) -> bytes:
     names = {name for name, _ in target.named_parameters()}
     missing = names - {tensor.name for tensor in model.graph.initializer}
     if missing:
-        raise InvalidMetaModel(f"The exporter renamed or folded {sorted(missing)}; pin a version of torch that keeps them.")
+        raise InvalidMetaModel(
+            f"The exporter renamed or folded {sorted(missing)}; pin a version of torch that keeps them."
+        )
     skeleton: bytes = externalise(model, names).SerializeToString()
     return skeleton
 
@@ -196,7 +200,14 @@ def _export(module: nn.Module, args: tuple[Tensor, ...], **kwargs: object) -> by
 
 def _without_provenance(model: onnx.ModelProto) -> onnx.ModelProto:
     """Drop the exporter's notes on every node: stack traces with this machine's paths, five times the graph itself."""
-    for annotated in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+    for annotated in (
+        model,
+        model.graph,
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+    ):
         annotated.ClearField("metadata_props")
         annotated.ClearField("doc_string")
     return model

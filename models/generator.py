@@ -22,7 +22,7 @@ FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 class OnnxGenerator:
-    """Runs the ``generator.onnx`` of any meta-model; its session is made at the first task and kept."""
+    """Runs the ``generator.onnx`` of any meta-model; its session is made once (``prepare``, or the first task) and kept."""
 
     def __init__(self, *, providers: Sequence[str] | None = None, n_threads: int = 1) -> None:
         self._providers = providers
@@ -53,6 +53,10 @@ class OnnxGenerator:
         }
         _check_finite(tensors, manifest)
         return Bundle(_header(meta_model, spec), tensors)
+
+    def prepare(self, meta_model: MetaModel) -> None:
+        """Make the session of a meta-model now, so that its first task does not wait for it."""
+        self._session(meta_model)
 
     def _session(self, meta_model: MetaModel) -> ort.InferenceSession:
         with self._lock:  # creation holds the GIL anyhow

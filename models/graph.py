@@ -54,20 +54,25 @@ def self_contained(meta_model: MetaModel, header: BundleHeader, tensors: Tensors
             tensor.CopyFrom(numpy_helper.from_array(np.asarray(weights[tensor.name], np.float32), tensor.name))
     temperature = numpy_helper.from_array(np.array(header.temperature, np.float32), "temperature")
     model.graph.initializer.append(temperature)
-    model.graph.node.extend([
-        helper.make_node("Div", [LOGITS, "temperature"], ["calibrated_logits"]),
-        helper.make_node("Softmax", ["calibrated_logits"], [PROBABILITIES], axis=-1),
-    ])
+    model.graph.node.extend(
+        [
+            helper.make_node("Div", [LOGITS, "temperature"], ["calibrated_logits"]),
+            helper.make_node("Softmax", ["calibrated_logits"], [PROBABILITIES], axis=-1),
+        ]
+    )
     output = helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, ["n_images", n_classes])
     model.graph.output.insert(0, output)
-    helper.set_model_props(model, {
-        "class_names": json.dumps(header.class_names, ensure_ascii=False),
-        "preprocess": json.dumps(meta_model.manifest.model_dump(mode="json")["preprocess"]),
-        "temperature": repr(header.temperature),
-        "abstain_below": repr(header.abstain_below),
-        "meta_model": header.meta_model,
-        "meta_model_digest": header.meta_model_digest,
-    })
+    helper.set_model_props(
+        model,
+        {
+            "class_names": json.dumps(header.class_names, ensure_ascii=False),
+            "preprocess": json.dumps(meta_model.manifest.model_dump(mode="json")["preprocess"]),
+            "temperature": repr(header.temperature),
+            "abstain_below": repr(header.abstain_below),
+            "meta_model": header.meta_model,
+            "meta_model_digest": header.meta_model_digest,
+        },
+    )
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString()
     return data

@@ -30,6 +30,8 @@ from models.errors import InvalidMetaModel
 from models.preprocess import PreprocessSpec
 
 FORMAT_VERSION: Final = 1
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
+Domain = Literal["drawings", "photographs"]
 ZOO = Path(__file__).parent / "zoo"
 N_CLASSES = "n_classes"
 """Stands for the number of classes of a task in the shape of a written tensor."""
@@ -43,6 +45,7 @@ class TensorSpec(BaseModel):
     source: Literal["bundle", "base"]
 
     def shape_for(self, n_classes: int) -> tuple[int, ...]:
+        """The shape in a task of ``n_classes``."""
         return tuple(n_classes if d == N_CLASSES else int(d) for d in self.shape)
 
 
@@ -51,10 +54,10 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: Literal[1] = FORMAT_VERSION
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(pattern=NAME_PATTERN)
     method: str
     summary: str
-    domain: Literal["drawings", "photographs"]
+    domain: Domain
     preprocess: PreprocessSpec
     min_classes: int = 2
     max_classes: int
@@ -79,6 +82,7 @@ class MetaModel:
 
     @property
     def name(self) -> str:
+        """By which users choose it; the name of its folder."""
         return self.manifest.name
 
     @cached_property
@@ -88,6 +92,7 @@ class MetaModel:
         return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
 
     def read(self, file: str) -> bytes:
+        """One of its files, whole."""
         return (self.folder / file).read_bytes()
 
 
@@ -95,20 +100,28 @@ def load(folder: Path) -> MetaModel:
     """Load and verify one folder; raises InvalidMetaModel with what is wrong and what to do."""
     path = folder / "manifest.json"
     if not path.is_file():
-        raise InvalidMetaModel(f"{folder} has no manifest.json: it is not a meta-model, or was only half written; export it again.")
+        raise InvalidMetaModel(
+            f"{folder} has no manifest.json: it is not a meta-model, or was only half written; export it again."
+        )
     raw = path.read_bytes()
     try:
         manifest = Manifest.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
-        raise InvalidMetaModel(f"{path} is not a manifest of format {FORMAT_VERSION} ({where}: {first['msg']}); export it again.") from error
+        raise InvalidMetaModel(
+            f"{path} is not a manifest of format {FORMAT_VERSION} ({where}: {first['msg']}); export it again."
+        ) from error
     for name, expected in manifest.files.items():
         file = folder / name
         if not file.is_file():
-            raise InvalidMetaModel(f"{folder} lacks {name}: it was only half written or copied; export or copy it again.")
+            raise InvalidMetaModel(
+                f"{folder} lacks {name}: it was only half written or copied; export or copy it again."
+            )
         if _sha256(file.read_bytes()) != expected:
-            raise InvalidMetaModel(f"{file} was changed after the export (its digest differs); export or copy it again.")
+            raise InvalidMetaModel(
+                f"{file} was changed after the export (its digest differs); export or copy it again."
+            )
     return MetaModel(folder, manifest, _sha256(raw))
 
 
@@ -129,18 +142,30 @@ def write(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> MetaMode
         whole = manifest.model_copy(update={"files": {name: _sha256(data) for name, data in sorted(files.items())}})
         (staging / "manifest.json").write_text(json.dumps(whole.model_dump(mode="json"), indent=1) + "\n")
         staging.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(staging, folder)
-    except BaseException:
+        _swap(staging, folder)
+    finally:
         shutil.rmtree(staging, ignore_errors=True)
-        raise
     return load(folder)
 
 
 def remove(meta_model: MetaModel) -> None:
     """Delete the folder."""
     shutil.rmtree(meta_model.folder)
+
+
+def _swap(staging: Path, folder: Path) -> None:
+    """Put ``staging`` in the place of ``folder``; what was there ends up in its place, or stays if that fails."""
+    if not folder.exists():
+        os.replace(staging, folder)
+        return
+    old = staging.with_name(f"{staging.name}-old")
+    os.replace(folder, old)
+    try:
+        os.replace(staging, folder)
+    except OSError:
+        os.replace(old, folder)
+        raise
+    shutil.rmtree(old)
 
 
 def _sha256(data: bytes) -> str:

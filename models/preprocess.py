@@ -18,6 +18,8 @@ from models.errors import BrokenImage, TooLarge, UnsupportedMedia
 
 PREPROCESS_VERSION = 1
 FORMATS = ("JPEG", "PNG", "WEBP")
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+BROKEN_HEADER = "The image's header is corrupt; send a complete JPEG, PNG or WebP file."
 DEFAULT_MAX_PIXELS = 25_000_000
 WHITE = 255
 
@@ -38,7 +40,9 @@ class PreprocessSpec:
     @property
     def version(self) -> str:
         """Part of every task id: a change of preprocessing makes new tasks."""
-        return f"{PREPROCESS_VERSION}/{self.size}x{self.channels}/{self.fit}/{'invert' if self.invert_dark else 'as-is'}"
+        return (
+            f"{PREPROCESS_VERSION}/{self.size}x{self.channels}/{self.fit}/{'invert' if self.invert_dark else 'as-is'}"
+        )
 
 
 def to_pixels(data: bytes, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
@@ -63,7 +67,7 @@ def decode(data: bytes, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MAX_P
         image.draft(mode, (2 * spec.size, 2 * spec.size))  # JPEG: decode at 1/2, 1/4 or 1/8 where that is enough
         image.load()
         return _flatten(ImageOps.exif_transpose(image), mode)
-    except Exception as error:  # noqa: BLE001 - decoders raise many kinds; a broken file must never be a crash
+    except Exception as error:  # decoders raise many kinds; a broken file must never be a crash
         raise BrokenImage("The image is truncated or corrupt; send a complete JPEG, PNG or WebP file.") from error
 
 
@@ -84,11 +88,13 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
+        if data.startswith(MAGIC) or data[:4] + data[8:12] == b"RIFFWEBP":
+            raise BrokenImage(BROKEN_HEADER) from error
         raise UnsupportedMedia("This is not a JPEG, PNG or WebP image; convert it to one of these.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLarge("The image has far too many pixels; scale it down before sending it.") from error
-    except Exception as error:  # noqa: BLE001 - as in decode
-        raise BrokenImage("The image's header is corrupt; send a complete JPEG, PNG or WebP file.") from error
+    except Exception as error:  # as in decode
+        raise BrokenImage(BROKEN_HEADER) from error
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:

@@ -41,10 +41,12 @@ class TaskSpec:
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """In the order of the task."""
         return tuple(c.name for c in self.classes)
 
     @property
     def n_images(self) -> int:
+        """Support and unlabelled images together."""
         return sum(len(c.images) for c in self.classes) + len(self.unlabeled)
 
 
@@ -84,17 +86,16 @@ def decode_recipe(recipe: bytes) -> TaskSpec:
     """The inverse of encode_recipe; raises InvalidRequest where the bytes are not a recipe of this version."""
     try:
         tensors = load(recipe)
-        texts = json.loads(_metadata(recipe)["classes"])
         version = int(tensors.pop("format")[0])
-    except (SafetensorError, KeyError, ValueError) as error:
+        texts = [(str(text["name"]), str(text["description"])) for text in json.loads(_metadata(recipe)["classes"])]
+    except (SafetensorError, IndexError, KeyError, TypeError, ValueError) as error:
         raise InvalidRequest(f"These bytes are not a task recipe ({error}); create the task again.") from error
     if version != FORMAT_VERSION:
         raise InvalidRequest(f"Recipe format {version} is not {FORMAT_VERSION}; create the task again.")
-    classes = tuple(
-        ClassSpec(text["name"], text["description"], tuple(tensors.get(f"class{i}", ())))
-        for i, text in enumerate(texts)
-    )
-    return TaskSpec(classes, tuple(tensors.get("unlabeled", ())))
+    if any(tensor.dtype != np.uint8 or tensor.ndim != 4 for tensor in tensors.values()):
+        raise InvalidRequest("A recipe's images are not pixels; create the task again.")
+    classes = [ClassSpec(*text, tuple(tensors.get(f"class{i}", ()))) for i, text in enumerate(texts)]
+    return TaskSpec(tuple(classes), tuple(tensors.get("unlabeled", ())))
 
 
 def task_id(recipe: bytes, *, tenant: str, meta_model_digest: str, preprocessing: str) -> str:

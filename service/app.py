@@ -60,8 +60,8 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.served = None
-    for router in (tasks.router, predict.router, health.router):
-        app.include_router(router)
+    for router in (predict.router, tasks.router, health.router):  # flat, the hot one first
+        app.router.routes.extend(router.routes)
     errors.install(app)
     openapi.install(app, with_keys=bool(settings.api_keys or settings.api_keys_file))
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
@@ -76,6 +76,7 @@ async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics) ->
     catalogue = await asyncio.to_thread(read_catalogue, settings.meta_models)
     storage = await asyncio.to_thread(open_storage, settings, catalogue, metrics)
     stack.callback(storage.close)
+    pool.submit(storage.prepare)
     loader = Loader(storage.tasks, storage.bundles, storage.generation, catalogue)
     sessions = SessionCache(
         loader.session,

@@ -49,7 +49,8 @@ SHOWCASES: tuple[Callable[[], Showcase], ...] = (drawings,)
 
 def main() -> int:
     """Run every showcase against a fresh service; returns the exit status."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         with _service() as (url, process):
             for make in SHOWCASES:

@@ -22,9 +22,12 @@ FORGET_S = 24 * 3600.0
 
 T = TypeVar("T")
 BEAT = NOW_MS + "return redis.call('ZADD', KEYS[1], now, ARGV[1])"
-N_ALIVE = NOW_MS + """
+N_ALIVE = (
+    NOW_MS
+    + """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1])
 return redis.call('ZCARD', KEYS[1])"""
+)
 
 
 @dataclass(frozen=True)

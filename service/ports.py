@@ -63,8 +63,17 @@ class TaskStore(Protocol):
         bundle was evicted is generated again); the same owner may claim again, which renews the lease.
         """
 
-    def release(self, tenant: str, task_id: str, *, owner: str, state: State, generate_ms: float | None = None,
-                bytes: int | None = None, error: str | None = None) -> bool:
+    def release(
+        self,
+        tenant: str,
+        task_id: str,
+        *,
+        owner: str,
+        state: State,
+        generate_ms: float | None = None,
+        bytes: int | None = None,
+        error: str | None = None,
+    ) -> bool:
         """End this owner's lease with a state; False (and no change) where it no longer holds the lease."""
 
     def unfinished(self, *, limit: int) -> Sequence[tuple[str, str]]:

@@ -10,11 +10,11 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from models.generator import OnnxGenerator
 from models.runtime import CUDA
 from service.api.state import Served
 from service.app import create_app
 from service.catalogue import read_catalogue
-from service.generator import OnnxGenerator
 from service.settings import InvalidSettings, Settings
 from service.stores.redis import RedisTaskStore
 from service.stores.redis_bundles import RedisBundleStore

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from models.bundle import Bundle
 from models.errors import Unavailable
+from models.generator import OnnxGenerator
 from models.metamodel import MetaModel
 from models.task import TaskSpec
 from service.catalogue import Catalogue
 from service.generation import LocalGeneration, QueuedGeneration
-from service.generator import OnnxGenerator
 from service.idempotency import IdempotencyStore, RedisIdempotencyStore, SqliteIdempotencyStore
 from service.jobs import JobQueue
 from service.ports import BundleStore, Generation, TaskStore
@@ -29,12 +29,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Storage:
-    """Where tasks, bundles and idempotency keys are, and what makes the bundles. ``close`` closes all of it."""
+    """Where tasks, bundles and idempotency keys are, and what makes the bundles. ``close`` closes all of it.
+
+    ``prepare`` loads the generators, so that no task waits for that: some tenths of a second each.
+    """
 
     tasks: TaskStore
     bundles: BundleStore
     keys: IdempotencyStore
     generation: Generation
+    prepare: Callable[[], None]
     closers: tuple[Callable[[], None], ...]
 
     def close(self) -> None:
@@ -75,7 +79,14 @@ def _embedded(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator
     bundles = FileBundleStore(folder / "bundles", settings.bundle_bytes)
     keys = SqliteIdempotencyStore(folder / "idempotency.sqlite3", keep_s=settings.idempotency_s)
     generation = LocalGeneration(tasks, bundles, catalogue.by_name, lease_s=settings.lease_s, generator=generator)
-    return Storage(tasks, bundles, keys, generation, (generation.close, bundles.close, tasks.close))
+    return Storage(
+        tasks,
+        bundles,
+        keys,
+        generation,
+        _preparation(generator, catalogue),
+        (generation.close, bundles.close, tasks.close),
+    )
 
 
 def _shared(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator) -> Storage:
@@ -90,4 +101,13 @@ def _shared(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator) 
             log.warning(problem)
     except Unavailable as error:  # it may come up later; /readyz says no until then
         log.warning(error.message)
-    return Storage(tasks, bundles, keys, generation, (generation.close, bundles.close, tasks.close, client.close))
+    closers = (generation.close, bundles.close, tasks.close, client.close)
+    return Storage(tasks, bundles, keys, generation, _preparation(generator, catalogue), closers)
+
+
+def _preparation(generator: OnnxGenerator, catalogue: Catalogue) -> Callable[[], None]:
+    def prepare() -> None:
+        for meta_model in catalogue.by_name.values():
+            generator.prepare(meta_model)
+
+    return prepare

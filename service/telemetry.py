@@ -10,9 +10,11 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
 import traceback
 import uuid
+from collections import deque
 from contextvars import ContextVar
 from typing import TextIO
 
@@ -93,11 +95,63 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+class LineWriter(logging.Handler):
+    """Writes lines from a thread of its own, some together: a slow reader of the log never holds up a request.
+
+    Lines are there within ``GATHER_S``, at the latest at the end of the process. Where the reader is stuck, the oldest
+    of ``MAX_LINES`` are dropped.
+    """
+
+    GATHER_S, MAX_LINES = 0.05, 10_000
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: deque[str] = deque(maxlen=self.MAX_LINES)
+        self._writing = threading.Lock()
+        self._something, self._ended = threading.Event(), threading.Event()
+        threading.Thread(target=self._write, name="classmith-log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one record; never blocks."""
+        try:
+            self._lines.append(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
+        if not self._something.is_set():
+            self._something.set()
+
+    def flush(self) -> None:
+        """Write what there is."""
+        with self._writing:
+            text = "".join(self._lines.popleft() for _ in range(len(self._lines)))
+            if text and not self._stream.closed:
+                self._stream.write(text)
+                self._stream.flush()
+
+    def close(self) -> None:
+        """Write what there is and end the thread."""
+        self._ended.set()
+        self._something.set()
+        self.flush()
+        super().close()
+
+    def _write(self) -> None:
+        while not self._ended.is_set():
+            self._something.wait()
+            self._ended.wait(self.GATHER_S)
+            self._something.clear()
+            self.flush()
+
+
 def configure_logging(level: str = "INFO", *, stream: TextIO | None = None) -> None:
     """Send all logs of the process as JSON lines to ``stream`` (standard error); replaces earlier handlers."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = LineWriter(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
+    for earlier in root.handlers:
+        if isinstance(earlier, LineWriter):
+            earlier.close()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
 

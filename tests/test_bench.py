@@ -1,4 +1,4 @@
-"""The bench measures what it says: its load generator counts right, its command runs, its table shows what was taken."""
+"""The bench measures what it says: its load generator counts right, its command runs, its table shows its figures."""
 
 from __future__ import annotations
 

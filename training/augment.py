@@ -17,9 +17,9 @@ CLASS_WARP, IMAGE_WARP, N_WAVES = 0.12, 0.04, 4
 def distort_strokes(images: Tensor, classes: Tensor, random: torch.Generator, strength: float = 1.0) -> Tensor:
     """Drawings, zero for paper -> drawings of new characters by new hands.
 
-    ``images`` ``(N, C, H, W)``, ``classes`` ``(N,)`` a number for each. All images of a class share one strong distortion
-    (mirrors, turns, scales, slants, a smooth warp), which makes it a character never drawn before; each image gets a weak
-    one of its own. ``strength`` scales the weak ones.
+    ``images`` ``(N, C, H, W)``, ``classes`` ``(N,)`` a number for each. All images of a class share one strong
+    distortion (mirrors, turns, scales, slants, a smooth warp), which makes it a character never drawn before; each
+    image gets a weak one of its own. ``strength`` scales the weak ones.
     """
     n_classes = int(classes.max()) + 1
     own_ranges = tuple(strength * limit for limit in IMAGE_RANGES)
@@ -46,14 +46,18 @@ def distort_photographs(images: Tensor, random: torch.Generator, strength: float
     columns = left[:, None] + torch.arange(width, device=images.device)
     images = padded[torch.arange(n, device=images.device)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     images = images.permute(0, 3, 1, 2)
-    gain, offset = (0.25 * strength * (2 * torch.rand(n, 1, 1, 1, generator=random).to(images.device) - 1) for _ in range(2))
+    gain, offset = (
+        0.25 * strength * (2 * torch.rand(n, 1, 1, 1, generator=random).to(images.device) - 1) for _ in range(2)
+    )
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     return ((images - mean) * (1 + gain) + mean * (1 + offset)).clamp(0, 1)
 
 
 def _affine(n: int, ranges: tuple[float, ...], random: torch.Generator, *, mirror: bool = False) -> Tensor:
     """Random affine maps ``(N, 3, 3)`` within ``ranges``: turn (radians), two scales about one, shear, two shifts."""
-    turn, wide, high, shear, right, down = ((2 * torch.rand(n, 6, generator=random) - 1) * torch.tensor(ranges)).unbind(1)
+    turn, wide, high, shear, right, down = ((2 * torch.rand(n, 6, generator=random) - 1) * torch.tensor(ranges)).unbind(
+        1
+    )
     wide, high = 1 + wide, 1 + high
     if mirror:
         wide = wide * torch.randint(0, 2, (n,), generator=random).mul(2).sub(1)

@@ -16,7 +16,8 @@ def nearest_centroid(support: Features, labels: Labels, queries: Features) -> La
     """The class of the nearest mean (Snell et al., Prototypical Networks, 2017, eq. 1-2)."""
     means = np.stack([support[labels == k].mean(axis=0) for k in range(labels.max() + 1)])
     distances = ((queries[:, None] - means[None]) ** 2).sum(axis=-1)
-    return distances.argmin(axis=-1)
+    nearest: Labels = distances.argmin(axis=-1)
+    return nearest
 
 
 def logistic_regression(support: Features, labels: Labels, queries: Features) -> Labels:
@@ -24,7 +25,8 @@ def logistic_regression(support: Features, labels: Labels, queries: Features) ->
     from sklearn.linear_model import LogisticRegression
 
     def unit(x: Features) -> Features:
-        return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-8)
+        scaled: Features = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-8)
+        return scaled
 
     predicted: Labels = LogisticRegression(C=1.0, max_iter=200).fit(unit(support), labels).predict(unit(queries))
     return predicted

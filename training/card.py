@@ -42,16 +42,30 @@ def _facts(manifest: Manifest, evaluation: dict[str, Any]) -> str:
     size = manifest.preprocess.size
     rows = [
         ("method", manifest.method),
-        ("input", f"{size} x {size} px, {'grey' if manifest.preprocess.channels == 1 else 'colour'}, {manifest.domain}"),
+        (
+            "input",
+            f"{size} x {size} px, {'grey' if manifest.preprocess.channels == 1 else 'colour'}, {manifest.domain}",
+        ),
         ("classes", f"{manifest.min_classes} to {manifest.max_classes}"),
-        ("trained on", f"{training['config']['dataset']}, {training['train_classes']} classes (digest {training['train_data_digest']})"),
+        (
+            "trained on",
+            f"{_data_name(training)}, {training['train_classes']} classes (digest {training['train_data_digest']})",
+        ),
         ("never seen in training", ", ".join(training["validation_groups"])),
-        ("steps", f"{training['steps']} of {training['config']['tasks_per_step']} tasks, seed {training['config']['seed']}"),
+        (
+            "steps",
+            f"{training['steps']} of {training['config']['images_per_step']} images, seed {training['config']['seed']}",
+        ),
         ("parameters of the generator", f"{training['n_parameters']:,}"),
         ("largest relative error, ONNX Runtime against PyTorch", f"{max(evaluation['parity'].values()):.1e}"),
         ("temperature, abstain below", f"{manifest.temperature}, {manifest.abstain_below}"),
     ]
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _data_name(training: dict[str, Any]) -> str:
+    dataset: str = training["config"]["dataset"]
+    return "images of one's own" if training.get("own_images") else dataset
 
 
 def _accuracy(columns: list[dict[str, Any]]) -> str:
@@ -66,8 +80,9 @@ def _accuracy(columns: list[dict[str, Any]]) -> str:
     chance = "| chance | " + " | ".join(str(c["chance"]) for c in columns) + " |"
     first = columns[0]
     note = (
-        f"Mean and 95 % interval over {first['n_episodes']} episodes of {first['n_classes']} unseen classes (data digest "
-        f"{first['data_digest']}, seed {first['seed']}); support and query disjoint; inductive: every image answered on its own."
+        f"Mean and 95 % interval over {first['n_episodes']} episodes of {first['n_classes']} unseen classes (data "
+        f"digest {first['data_digest']}, seed {first['seed']}); support and query disjoint; inductive: every image is "
+        "answered on its own."
     )
     return "\n".join(["## Accuracy", "", head, "|---" * (len(columns) + 1) + "|", *rows, chance, "", note])
 
@@ -85,7 +100,7 @@ def _calibration(columns: list[dict[str, Any]]) -> str:
         for c in columns
     ]
     head = "| | ECE, % | answered, % | accuracy when answered, % | unknown classes abstained, % |"
-    return "\n".join(["## Calibration and \"I don't know\"", "", head, "|---|---|---|---|---|", *rows])
+    return "\n".join(['## Calibration and "I don\'t know"', "", head, "|---|---|---|---|---|", *rows])
 
 
 def _notes(evaluation: dict[str, Any]) -> str:

@@ -67,7 +67,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; run `training fit` first.") from error
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole checkpoint ({error}); delete it and resume from another.") from error
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint ({error}); delete it and resume from another."
+        ) from error
     if header.get("format") != FORMAT_VERSION:
         raise CheckpointError(f"{path} has format {header.get('format')}, not {FORMAT_VERSION}; fit again.")
     return header, tensors

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from models.errors import ClassmithError
 from training.checkpoint import CheckpointError
 from training.data.folders import DataError
-from training.episodes import EpisodeShape
+from training.episodes import EpisodeShape, shrink
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_fit(commands)
     _add_export(commands)
     _add_evaluate(commands)
+    _add_report(commands)
     return parser
 
 
@@ -53,7 +54,7 @@ def _add_fit(commands: Commands) -> None:
     fit.add_argument("--config", required=True, choices=sorted(CONFIGS))
     fit.add_argument("--run", type=Path, help="folder for checkpoints and the log (default: runs/CONFIG)")
     fit.add_argument("--images", type=Path, help="train on this ZIP or folder of classes instead of the config's data")
-    fit.add_argument("--steps", type=int, help="optimiser steps, instead of the config's")
+    fit.add_argument("--steps", type=_positive, help="optimiser steps, instead of the config's")
     fit.add_argument("--seed", type=int, default=0)
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ...")
     fit.add_argument("--bf16", action="store_true", help="forward passes in bfloat16")
@@ -78,15 +79,27 @@ def _add_evaluate(commands: Commands) -> None:
     )
     evaluate.add_argument("meta_model", type=Path, help="an exported folder")
     evaluate.add_argument("--images", type=Path, help="a ZIP or folder of class folders")
-    evaluate.add_argument("--ways", type=int, default=5)
-    evaluate.add_argument("--shots", type=int, default=1)
-    evaluate.add_argument("--queries", type=int, default=5, help="query images a class")
+    evaluate.add_argument("--ways", type=_positive, default=5)
+    evaluate.add_argument("--shots", type=_positive, default=1)
+    evaluate.add_argument("--queries", type=_positive, default=5, help="query images a class")
     evaluate.add_argument("--unlabeled", type=int, default=0, help="unlabelled support images a class")
     evaluate.add_argument("--within-group", action="store_true", help="all classes of a task from one parent folder")
-    evaluate.add_argument("--episodes", type=int, default=1000)
+    evaluate.add_argument("--episodes", type=_positive, default=1000)
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--out", type=Path, help="write the JSON here too")
     evaluate.set_defaults(run_command=_evaluate)
+
+
+def _add_report(commands: Commands) -> None:
+    report = commands.add_parser("report", help="one HTML page of plots of all meta-models in a folder")
+    report.add_argument("zoo", type=Path, help="a folder of meta-models, or one of them")
+    report.add_argument("--to", type=Path, required=True, metavar="FILE.html")
+    report.add_argument("--images", type=Path, help="write weights for these class folders (default: validation)")
+    report.add_argument("--run", type=Path, action="append", default=[], help="a folder of `training fit`")
+    report.add_argument("--column", type=Path, action="append", default=[], help="a file of `training evaluate --out`")
+    report.add_argument("--tasks", type=_positive, default=240, help="tasks in the map of weights")
+    report.add_argument("--seed", type=int, default=0)
+    report.set_defaults(run_command=_report)
 
 
 def _data(arguments: argparse.Namespace) -> None:
@@ -105,6 +118,9 @@ def _fit(arguments: argparse.Namespace) -> None:
     config = replace(CONFIGS[arguments.config](), seed=arguments.seed)
     config = replace(config, n_steps=arguments.steps or config.n_steps, bf16=arguments.bf16 or config.bf16)
     train, validation = DATASETS[config.dataset].split(arguments.images)
+    if arguments.images:  # it need not have the 20 classes of 20 images that a config counts on
+        shapes = tuple((weight, shrink(shape, train)) for weight, shape in config.shapes)
+        config = replace(config, shapes=shapes, validation=shrink(config.validation, validation))
     here = runtime.start(device=arguments.device, bf16=config.bf16)
     run = arguments.run or Path("runs") / arguments.config
     try:
@@ -133,9 +149,31 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         return
     shape = EpisodeShape(arguments.ways, arguments.shots, arguments.queries, arguments.unlabeled)
     column = evaluate_images(
-        meta_model, arguments.images, shape, within_group=arguments.within_group, n_episodes=arguments.episodes, seed=arguments.seed
+        meta_model,
+        arguments.images,
+        shape,
+        within_group=arguments.within_group,
+        n_episodes=arguments.episodes,
+        seed=arguments.seed,
     )
     text = json.dumps(column, indent=1)
     if arguments.out:
         arguments.out.write_text(text + "\n")
     print(text)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from training.report import write
+    from training.subjects import Images, Options
+
+    options = Options(Images(arguments.images), n_tasks=arguments.tasks, seed=arguments.seed)
+    n_shown = write(arguments.zoo, arguments.to, options, runs=arguments.run, columns=arguments.column)
+    empty = "" if n_shown else f" (there is none in {arguments.zoo}; `training export` makes one)"
+    print(f"wrote {arguments.to}: {n_shown} meta-models{empty}")

@@ -10,7 +10,7 @@ from models.metamodel import MetaModel
 from training import card
 from training.checkpoint import write_text
 from training.data import DATASETS
-from training.data.folders import read_images
+from training.data.folders import DataError, read_images
 from training.episodes import EpisodeShape
 from training.evaluate import evaluate
 
@@ -29,9 +29,16 @@ STANDARD: dict[str, tuple[Column, ...]] = {
 
 
 def evaluate_standard(meta_model: MetaModel, *, n_episodes: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Evaluate on the validation classes of its data set; writes evaluation.json and CARD.md into the folder."""
+    """Evaluate on the validation classes of its data set; writes evaluation.json and CARD.md into the folder.
+
+    Raises DataError where it was trained on a user's own images, or does not say on which.
+    """
     path = meta_model.folder / "evaluation.json"
+    if not path.is_file():
+        raise DataError(f"{path} is missing; export the meta-model again, or give --images.")
     evaluation: dict[str, Any] = json.loads(path.read_text())
+    if evaluation["training"].get("own_images"):
+        raise DataError(f"{meta_model.name} was trained on your own images; evaluate it on others with --images.")
     dataset = DATASETS[evaluation["training"]["config"]["dataset"]]
     images = dataset.load("validation")
     evaluation["command"] = f"training evaluate models/zoo/{meta_model.name} --episodes {n_episodes} --seed {seed}"

@@ -5,7 +5,7 @@ Shapes: K classes, S labelled support images, U unlabelled support images, Q que
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,8 @@ Indices = NDArray[np.int64]
 class EpisodeShape:
     """How many of what: classes, and for each class labelled, query and unlabelled images.
 
-    ``unbalanced`` keeps the number of labelled images of the task, and spreads them over the classes at random (one each
-    at least).
+    ``unbalanced`` keeps the number of labelled images of the task, and spreads them over the classes at random (one
+    each at least, and no more than a class has).
     """
 
     n_way: int
@@ -29,10 +29,15 @@ class EpisodeShape:
     n_unlabeled: int = 0
     unbalanced: bool = False
 
+    @property
+    def n_images(self) -> int:
+        """Support, unlabelled and query images of one task."""
+        return self.n_way * (self.n_shot + self.n_query + self.n_unlabeled)
+
 
 @dataclass(frozen=True)
 class Episode:
-    """Indices into an ImageSet; labels are positions 0..K-1 in ``classes``. Support, unlabelled and query are disjoint."""
+    """Indices into an ImageSet; labels are positions 0..K-1 in ``classes``. Support, unlabelled, query are disjoint."""
 
     classes: Indices
     support: Indices
@@ -56,7 +61,7 @@ def sample(images: ImageSet, shape: EpisodeShape, rng: np.random.Generator, *, w
         raise DataError(f"{shape.n_way}-way episodes need that many classes; these data have {images.n_classes}.")
     classes = _classes_within_group(images, shape.n_way, rng) if within_group else rng.permutation(images.n_classes)
     classes = classes[: shape.n_way]
-    shots = _shots(shape, rng)
+    shots = _shots(shape, [len(images.indices[k]) for k in classes], rng)
     support, unlabeled, query = [], [], []
     for k, n_shot in zip(classes, shots, strict=True):
         needed = n_shot + shape.n_unlabeled + shape.n_query
@@ -77,12 +82,34 @@ def sample(images: ImageSet, shape: EpisodeShape, rng: np.random.Generator, *, w
     )
 
 
-def _shots(shape: EpisodeShape, rng: np.random.Generator) -> Indices:
-    """Labelled images of each class."""
+def shrink(shape: EpisodeShape, images: ImageSet) -> EpisodeShape:
+    """The shape as far as the data go: unlabelled images give way first, then queries, then shots.
+
+    Raises DataError where the data have fewer than two classes, or a class of one image.
+    """
+    smallest = min(range(images.n_classes), key=lambda k: len(images.indices[k]))
+    n_images = len(images.indices[smallest])
+    if images.n_classes < 2 or n_images < 2:
+        found = f"{images.n_classes} classes, and {n_images} images of {images.class_names[smallest]}"
+        raise DataError(f"An episode takes two classes of two images at least; these data have {found}.")
+    n_shot = min(shape.n_shot, n_images - 1)
+    n_query = min(shape.n_query, n_images - n_shot)
+    n_unlabeled = min(shape.n_unlabeled, n_images - n_shot - n_query)
+    n_way = min(shape.n_way, images.n_classes)
+    return replace(shape, n_way=n_way, n_shot=n_shot, n_query=n_query, n_unlabeled=n_unlabeled)
+
+
+def _shots(shape: EpisodeShape, n_images: list[int], rng: np.random.Generator) -> Indices:
+    """Labelled images of each class; ``n_images``: how many each has."""
     if not shape.unbalanced:
         return np.full(shape.n_way, shape.n_shot)
     spare = shape.n_way * (shape.n_shot - 1)
-    return 1 + rng.multinomial(spare, np.full(shape.n_way, 1 / shape.n_way))
+    drawn = 1 + rng.multinomial(spare, np.full(shape.n_way, 1 / shape.n_way))
+    room = np.array(n_images) - shape.n_query - shape.n_unlabeled
+    shots: Indices = np.minimum(drawn, np.maximum(room, 1))
+    for _ in range(drawn.sum() - shots.sum()):  # what a class has no room for goes to the one with the most
+        shots[np.argmax(room - shots)] += 1
+    return shots
 
 
 def _classes_within_group(images: ImageSet, n_way: int, rng: np.random.Generator) -> Indices:
@@ -90,4 +117,8 @@ def _classes_within_group(images: ImageSet, n_way: int, rng: np.random.Generator
     names = np.array(images.groups)
     group = names[rng.integers(len(names))]
     inside, outside = np.flatnonzero(names == group), np.flatnonzero(names != group)
-    return np.concatenate([rng.permutation(inside), rng.permutation(outside)]) if len(inside) < n_way else rng.permutation(inside)
+    return (
+        np.concatenate([rng.permutation(inside), rng.permutation(outside)])
+        if len(inside) < n_way
+        else rng.permutation(inside)
+    )

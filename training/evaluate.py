@@ -53,12 +53,16 @@ class Evaluator:
         self._agnostic: Tensors = {}
 
     def answer(self, episode: Episode, rng: np.random.Generator, *, controls: bool) -> Answers:
-        """Write the episode's network and run it on the queries; with the controls of PROTOCOL section 6 if asked for."""
+        """Write the episode's network and run it on the queries; with its controls and closed forms if asked for."""
         written = self._write(episode, episode.support_labels)
         pixels = self.images.pixels
         logits, features = self._run(written, len(episode.classes), pixels[episode.query])
         others = np.flatnonzero(~np.isin(self.images.labels, episode.classes))
-        unknown, _ = self._run(written, len(episode.classes), pixels[rng.choice(others, N_UNKNOWN)]) if len(others) else (logits[:0], None)
+        unknown, _ = (
+            self._run(written, len(episode.classes), pixels[rng.choice(others, N_UNKNOWN)])
+            if len(others)
+            else (logits[:0], None)
+        )
         scores = {"generated": logits.argmax(-1)}
         if controls:
             scores |= self._controls(episode, written, features, rng)
@@ -71,7 +75,7 @@ class Evaluator:
         for _ in range(N_AGNOSTIC):
             episode = next(episodes)
             for name, tensor in self._write(episode, episode.support_labels).items():
-                sums[name] = sums.get(name, np.zeros_like(tensor)) + tensor / N_AGNOSTIC
+                sums[name] = sums.get(name, np.zeros_like(tensor)) + tensor / np.float32(N_AGNOSTIC)
         self._agnostic = sums
 
     def _controls(
@@ -88,7 +92,9 @@ class Evaluator:
             "logistic_regression": logistic_regression(support_features, labels, features),
             "shuffled_labels": self._run(shuffled, n_way, queries)[0].argmax(-1),
             "task_agnostic": agnostic_logits.argmax(-1),
-            "task_agnostic_convolutions_nearest_centroid": nearest_centroid(agnostic_support, labels, agnostic_features),
+            "task_agnostic_convolutions_nearest_centroid": nearest_centroid(
+                agnostic_support, labels, agnostic_features
+            ),
             "pixels_nearest_centroid": nearest_centroid(_flat(pixels[episode.support]), labels, _flat(queries)),
         }
 
@@ -96,10 +102,12 @@ class Evaluator:
         """The task's tensors, as read back from a stored bundle."""
         pixels = self.images.pixels
         classes = [
-            ClassSpec(f"class {k}", images=tuple(pixels[episode.support[labels == k]])) for k in range(len(episode.classes))
+            ClassSpec(f"class {k}", images=tuple(pixels[episode.support[labels == k]]))
+            for k in range(len(episode.classes))
         ]
         spec = TaskSpec(tuple(classes), tuple(pixels[episode.unlabeled]))
-        return dict(bundle.decode(bundle.encode(self._generator.generate(self.meta_model, spec))).tensors)
+        stored = bundle.decode(bundle.encode(self._generator.generate(self.meta_model, spec)))
+        return {name: tensor.astype(np.float32, copy=False) for name, tensor in stored.tensors.items()}
 
     def _run(
         self, tensors: Tensors, n_way: int, pixels: NDArray[np.uint8]
@@ -124,7 +132,7 @@ def evaluate(
     controls: bool = True,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Figures of one column (one episode shape, between or within groups), with everything that is needed to repeat it."""
+    """Figures of one column (one episode shape, between or within groups), and all that is needed to repeat it."""
     rng = np.random.default_rng(seed)
 
     def episodes() -> Iterator[Episode]:
@@ -159,7 +167,9 @@ def _calibration(meta_model: MetaModel, answers: list[Answers]) -> dict[str, Any
     temperature, threshold = meta_model.manifest.temperature, meta_model.manifest.abstain_below
     top = np.concatenate([decision.probabilities(a.logits, temperature).max(-1) for a in answers])
     correct = np.concatenate([a.logits.argmax(-1) == a.labels for a in answers])
-    unknown = np.concatenate([decision.probabilities(a.unknown_logits, temperature).max(-1, initial=0) for a in answers])
+    unknown = np.concatenate(
+        [decision.probabilities(a.unknown_logits, temperature).max(-1, initial=0) for a in answers]
+    )
     answered = top >= threshold
     return {
         "expected_calibration_error": round(metrics.expected_calibration_error(top, correct), 4),
@@ -169,12 +179,16 @@ def _calibration(meta_model: MetaModel, answers: list[Answers]) -> dict[str, Any
             "threshold": round(threshold, 4),
             "answered_percent": round(100 * float(answered.mean()), 2),
             "accuracy_when_answered": round(100 * float(correct[answered].mean()), 2) if answered.any() else None,
-            "unknown_classes_abstained_percent": round(100 * float((unknown < threshold).mean()), 2) if len(unknown) else None,
+            "unknown_classes_abstained_percent": round(100 * float((unknown < threshold).mean()), 2)
+            if len(unknown)
+            else None,
         },
     }
 
 
-def calibrate(meta_model: MetaModel, images: ImageSet, shapes: list[EpisodeShape], *, n_episodes: int = 150, seed: int = 1) -> tuple[float, float]:
+def calibrate(
+    meta_model: MetaModel, images: ImageSet, shapes: list[EpisodeShape], *, n_episodes: int = 150, seed: int = 1
+) -> tuple[float, float]:
     """Temperature and abstention threshold, chosen on validation classes over all ``shapes``."""
     rng, evaluator = np.random.default_rng(seed), Evaluator(meta_model, images)
     answers = [
@@ -192,4 +206,4 @@ def hardware() -> str:
 
 
 def _flat(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return pixels.reshape(len(pixels), -1).astype(np.float32) / 255
+    return pixels.reshape(len(pixels), -1).astype(np.float32) / np.float32(255)

@@ -79,12 +79,16 @@ def fit_temperature(logits: list[NDArray[np.float32]], labels: list[NDArray[np.i
 
 
 def fit_abstention(top: Floats, good: NDArray[np.bool_]) -> float:
-    """The threshold that best parts good answers from answers better not given (largest Youden's J); 0..1.
+    """The threshold that best parts good answers from answers better not given (largest Youden's J); 0 where none does.
 
     ``good``: correct answers; the rest are wrong ones, and images of classes that the task does not have.
     """
     order = np.argsort(top, kind="stable")
-    kept_good = 1 - np.cumsum(good[order]) / max(1, good.sum())
-    kept_bad = 1 - np.cumsum(~good[order]) / max(1, (~good).sum())
-    best = int(np.argmax(kept_good - kept_bad))
-    return float(top[order[best]])
+    ranked, good = top[order], good[order]
+    kept_good = 1 - np.cumsum(good)[:-1] / max(1, good.sum())
+    kept_bad = 1 - np.cumsum(~good)[:-1] / max(1, (~good).sum())
+    gain = np.where(ranked[:-1] < ranked[1:], kept_good - kept_bad, 0.0)  # equal confidences cannot be parted
+    if not (gain > 0).any():
+        return 0.0
+    best = int(np.argmax(gain))
+    return float((ranked[best] + ranked[best + 1]) / 2)

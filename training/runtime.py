@@ -29,6 +29,7 @@ class Runtime:
         return self.rank == 0
 
     def autocast(self) -> AbstractContextManager[object]:
+        """Around every forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
     def average(self, gradients: list[Tensor]) -> None:
@@ -42,6 +43,7 @@ class Runtime:
             gradient.copy_(part.view_as(gradient))
 
     def close(self) -> None:
+        """Leave the run."""
         if self.world_size > 1:
             dist.destroy_process_group()
 

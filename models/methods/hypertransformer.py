@@ -14,8 +14,8 @@ Where it departs from the paper, and why (measured reasons in docs/decisions.md)
 * the logits layer starts as section 4.2's ``W = sum_m a_m e_m``: an attention read-out over the support features,
   whose scores start at "same label", plus a written difference that starts at zero.
 
-Shapes: B tasks, N images of a task, S support images, Q query images, K classes of a task, C channels, H height, W width,
-D token width, F flattened features, T weight tokens of a layer. Activations of the target network are
+Shapes: B tasks, N images of a task, S support images, Q query images, K classes of a task, C channels, H height,
+W width, D token width, F flattened features, T weight tokens of a layer. Activations of the target network are
 ``(N, B*C, H, W)``: one grouped convolution runs all tasks at once.
 """
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -157,7 +158,8 @@ class ImageEmbedding(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` -> embeddings ``(N, dim)``."""
-        return self.layers(images).mean(dim=(2, 3))
+        features: Tensor = self.layers(images)
+        return features.mean(dim=(2, 3))
 
 
 class ActivationEmbedding(nn.Module):
@@ -183,7 +185,9 @@ class SampleTokens(nn.Module):
         self.project = nn.Linear(config.label_dim + config.image_embedding_dim + activation_dim, config.token_dim)
 
     def forward(self, labels: Tensor, images: Tensor, activations: Tensor) -> Tensor:
-        return self.project(torch.cat([labels, images, activations], dim=-1))
+        """Embeddings ``(B, S, .)`` -> tokens ``(B, S, D)``."""
+        tokens: Tensor = self.project(torch.cat([labels, images, activations], dim=-1))
+        return tokens
 
 
 class ConvGenerator(nn.Module):
@@ -203,7 +207,7 @@ class ConvGenerator(nn.Module):
         nn.init.zeros_(self.read_out.bias)
 
     def forward(self, labels: Tensor, images: Tensor, activations: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Embeddings ``(B, S, .)``, activations ``(S, B*C, H, W)`` -> Delta ``(B*C_out, C_in, 3, 3)``, attention maps."""
+        """Embeddings ``(B, S, .)``, activations ``(S, B*C, H, W)`` -> Delta ``(B*C_out, C_in, 3, 3)``, attention."""
         n_tasks, n_support = labels.shape[:2]
         embedded = self.activations(activations.unflatten(1, (n_tasks, -1)).flatten(0, 1))
         samples = self.samples(labels, images, embedded.unflatten(0, (n_support, n_tasks)).transpose(0, 1))
@@ -244,7 +248,7 @@ class LogitsGenerator(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Write the logits layer.
 
-        ``labels``, ``images`` ``(B, S, .)``; support ``features`` ``(B, S, F)``; ``class_labels`` ``(B, K, label_dim)``;
+        ``labels``, ``images`` ``(B, S, .)``; support ``features`` ``(B, S, F)``; ``class_labels`` ``(B, K, .)``;
         ``same`` ``(B, K, S)``, 1 where the image is labelled with the class. Returns the weight ``(B, K, F)``, the bias
         ``(B, K)`` and the read-out's attention ``(B, K, S)``.
         """
@@ -259,6 +263,9 @@ class LogitsGenerator(nn.Module):
 class HyperTransformer(nn.Module):
     """The meta-model: ``generate`` writes B networks from B support sets, ``classify`` runs them on queries."""
 
+    base_mean: Tensor
+    base_var: Tensor
+
     def __init__(self, config: HyperTransformerConfig) -> None:
         super().__init__()
         self.config = config
@@ -267,9 +274,7 @@ class HyperTransformer(nn.Module):
         self.first_generated = config.n_conv_layers - n_generated_convs
         self.labels = nn.Embedding(config.max_classes + 1, config.label_dim)
         self.images = ImageEmbedding(config.image_channels, config.image_embedding_dim)
-        self.base = nn.ParameterList(
-            nn.init.kaiming_normal_(torch.empty(o, i, 3, 3)) for i, o in zip(widths, widths[1:], strict=False)
-        )
+        self.base = nn.ParameterList(nn.init.kaiming_normal_(torch.empty(o, i, 3, 3)) for i, o in pairwise(widths))
         self.gammas = nn.ParameterList(torch.ones(config.channels) for _ in range(config.n_conv_layers))
         self.betas = nn.ParameterList(torch.zeros(config.channels) for _ in range(config.n_conv_layers))
         self.register_buffer("base_mean", torch.zeros(config.n_conv_layers, config.channels))
@@ -291,7 +296,7 @@ class HyperTransformer(nn.Module):
     def generate_with_attention(
         self, support: Tensor, labels: Tensor, slots: Tensor
     ) -> tuple[GeneratedNetwork, list[Tensor]]:
-        """``generate``, and each written layer's attention: for the logits ``(B, K, S)``, for a convolution its last map."""
+        """``generate``, and each written layer's attention: a convolution's last map, ``(B, K, S)`` of the logits."""
         n_tasks, n_support = labels.shape
         label_embeddings = self.labels(labels)
         image_embeddings = self.images(support.flatten(0, 1)).unflatten(0, (n_tasks, n_support))
@@ -336,7 +341,7 @@ class HyperTransformer(nn.Module):
         return self._unstack(activations, len(queries))
 
     def _stack(self, images: Tensor) -> tuple[Tensor, int]:
-        """Images ``(B, N, C, H, W)`` as activations, and the number of different convolutional networks that run on them.
+        """Images ``(B, N, C, H, W)`` as activations, and how many different convolutional networks run on them.
 
         Where all tasks share their convolutions, that is one network on ``B * N`` images: ``(N*B, C, H, W)``.
         """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -43,6 +44,7 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
+@lru_cache(maxsize=1024)
 def _check_browser(host: str, origin: str | None) -> None:
     """Refuse what came through a name on the internet (DNS rebinding), or from another site's page."""
     name = urlsplit(f"//{host}").hostname or ""

@@ -13,6 +13,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
@@ -77,7 +78,10 @@ async def framework_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     title = HTTPStatus(error.status_code).phrase
     detail = FRAMEWORK_REMEDY.get(error.status_code, str(error.detail))
-    return problem(request, error.status_code, title, detail, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_methods_at(request)))
+    return problem(request, error.status_code, title, detail, headers=headers)
 
 
 async def validation_problem(request: Request, error: Exception) -> Response:
@@ -117,6 +121,12 @@ def problem(
         body["errors"] = located
     data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")  # input may hold lone surrogates
     return Response(data, status, headers, media_type=PROBLEM_JSON)
+
+
+def _methods_at(request: Request) -> set[str]:
+    """The methods of all calls at a request's address (the framework names those of one)."""
+    routes = [r for r in request.app.routes if isinstance(r, APIRoute) and r.path_regex.match(request.scope["path"])]
+    return {method for route in routes for method in route.methods or ()}
 
 
 def path_of(location: tuple[int | str, ...]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
 from service.api.errors import PROBLEM_JSON
 from service.api.schemas import PredictIn, PredictionsOut, ProblemOut, TaskIn, TaskListOut, TaskOut, TaskPartIn
@@ -20,10 +20,13 @@ ID_HEADER = {"ETag": {"description": "The task's id, once it is ready.", "schema
 class PlainRoute(APIRoute):
     """A route whose endpoint takes the request as it is: what it reads is its own, and costs nothing more."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The endpoint itself, without FastAPI's reading of parameters."""
-        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return handler
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the endpoint, without FastAPI's reading of parameters and its stacks of contexts."""
+        if scope["method"] in (self.methods or ()):
+            response: Response = await self.endpoint(Request(scope, receive, send))
+            await response(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
 
 
 def install(app: FastAPI, *, with_keys: bool) -> None:
@@ -133,9 +136,13 @@ DELETE: dict[str, Any] = {
     "responses": _problems(_404=UNKNOWN),
     "openapi_extra": {"parameters": [TASK_ID]},
 }
+EVENT = {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
 EVENTS: dict[str, Any] = {
     "responses": {
-        200: {"description": "Server-sent events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {
+            "description": "Server-sent events: `event` is the state (or `deleted`), `data` the task as JSON.",
+            "content": {"text/event-stream": {"schema": EVENT}},
+        },
         **_problems(_404=UNKNOWN),
     },
     "openapi_extra": {"parameters": [TASK_ID]},

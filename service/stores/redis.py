@@ -29,13 +29,16 @@ return redis.call('DEL', KEYS[1], KEYS[2])"""
 RECIPE = """
 if redis.call('HGET', KEYS[1], 'tenant') ~= ARGV[1] then return false end
 return redis.call('GET', KEYS[2])"""
-CLAIM = NOW_MS + """
+CLAIM = (
+    NOW_MS
+    + """
 local found = redis.call('HMGET', KEYS[1], 'tenant', 'owner', 'lease_until')
 if found[1] ~= ARGV[1] then return 0 end
 if found[2] and found[2] ~= ARGV[2] and tonumber(found[3]) > now then return 0 end
 local lease_until = string.format('%.0f', now + ARGV[3])
 redis.call('HSET', KEYS[1], 'state', 'generating', 'owner', ARGV[2], 'lease_until', lease_until)
 return 1"""
+)
 RELEASE = """
 local found = redis.call('HMGET', KEYS[1], 'tenant', 'owner')
 if found[1] ~= ARGV[1] or found[2] ~= ARGV[2] then return 0 end
@@ -50,11 +53,14 @@ if ARGV[1] ~= '' then
   start = rank + 1
 end
 return redis.call('ZRANGE', KEYS[1], start, start + ARGV[2] - 1)"""
-LEFT_BEHIND = NOW_MS + """
+LEFT_BEHIND = (
+    NOW_MS
+    + """
 local found = redis.call('HMGET', KEYS[1], 'state', 'lease_until')
 if not found[1] or found[1] == 'ready' or found[1] == 'failed' then return 'ended' end
 if found[1] == 'generating' and tonumber(found[2]) > now then return 'running' end
 return 'left'"""
+)
 
 
 class RedisTaskStore:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.__main__ import RESULTS, rows
+from training.card import column_name
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -44,6 +45,12 @@ FILES = {
 """What the files that are not Python are; a name that ends in a slash stands for a folder."""
 
 ZOO = "models/zoo/"
+CONTROLS = {
+    "generated": "written network",
+    "nearest_centroid": "nearest centroid, same features",
+    "task_agnostic": "mean of written weights",
+    "pixels_nearest_centroid": "nearest centroid, pixels",
+}
 
 
 def blocks() -> dict[str, str]:
@@ -61,8 +68,40 @@ def render(readme: str) -> str:
 
 
 def accuracy() -> str:
-    """A row for each figure of each meta-model's evaluation."""
-    return ""
+    """A row for each column of each meta-model's evaluation, beside its controls."""
+    found = [
+        (path.parent.name, json.loads(path.read_text())) for path in sorted((ROOT / ZOO).glob("*/evaluation.json"))
+    ]
+    evaluated = [(name, evaluation) for name, evaluation in found if evaluation["columns"]]
+    if not evaluated:
+        return ""
+    rows = [
+        f"| [{name}]({ZOO}{name}/CARD.md) | {column_name(column)} | {column['n_episodes']} | "
+        + " | ".join(interval(column["accuracy"].get(control)) for control in CONTROLS)
+        + f" | {column['chance']} |"
+        for name, evaluation in evaluated
+        for column in evaluation["columns"]
+    ]
+    commands = [f"- {name}: `{evaluation['command']}`" for name, evaluation in evaluated]
+    lines = [
+        "**Accuracy**, % on classes kept out of training, mean and 95 % interval over episodes; support and query "
+        "disjoint, every image answered on its own:",
+        "",
+        f"| meta-model | task | episodes | {' | '.join(CONTROLS.values())} | guessing |",
+        "|---" * (len(CONTROLS) + 4) + "|",
+        *rows,
+        "",
+        "Each row is in the `evaluation.json` beside its card, with seed, data digest and hardware, and comes from:",
+        "",
+        *commands,
+        "",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def interval(figure: dict[str, float] | None) -> str:
+    return f"{figure['mean']:.1f} ± {figure['ci95']:.1f}" if figure else ""
 
 
 def speed() -> str:

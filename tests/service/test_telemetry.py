@@ -1,6 +1,9 @@
 import io
 import json
 import logging
+import subprocess
+import sys
+import threading
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,6 +18,8 @@ def root_logger():
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield root
+    for handler in root.handlers:
+        handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -24,7 +29,12 @@ def lines(root_logger):
     """JSON lines logged by the test, as objects."""
     stream = io.StringIO()
     configure_logging("debug", stream=stream)
-    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    def written():
+        root_logger.handlers[0].flush()
+        return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    return written
 
 
 def test_every_metric_has_the_namespace_and_base_units():
@@ -118,9 +128,56 @@ def test_configuring_again_replaces_the_handler(root_logger):
     configure_logging("warning", stream=second)
     logging.getLogger("x").info("unheard")
     logging.getLogger("x").warning("heard")
+    root_logger.handlers[0].flush()
     assert first.getvalue() == ""
     assert [json.loads(line)["message"] for line in second.getvalue().splitlines()] == ["heard"]
     assert isinstance(root_logger.handlers[0].formatter, JsonFormatter)
+
+
+class Pipe(io.StringIO):
+    """A reader that tells what it got, and is stuck until it is let go."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.got = threading.Event(), threading.Event()
+
+    def write(self, text):
+        assert self.open.wait(30)
+        super().write(text)
+        self.got.set()
+        return len(text)
+
+
+def test_lines_are_written_without_being_asked_for(root_logger):
+    pipe = Pipe()
+    pipe.open.set()
+    configure_logging("info", stream=pipe)
+    logging.getLogger("x").info("one")
+    assert pipe.got.wait(30)
+    assert json.loads(pipe.getvalue())["message"] == "one"
+
+
+def test_a_stuck_reader_holds_nobody_up_and_costs_the_oldest_lines(root_logger, monkeypatch):
+    monkeypatch.setattr(telemetry.LineWriter, "MAX_LINES", 100)
+    monkeypatch.setattr(telemetry.LineWriter, "GATHER_S", 0.0)
+    pipe = Pipe()
+    configure_logging("info", stream=pipe)
+    for i in range(1000):
+        logging.getLogger("x").info("%d", i)
+    pipe.open.set()
+    root_logger.handlers[0].close()
+    messages = [int(json.loads(line)["message"]) for line in pipe.getvalue().splitlines()]
+    assert messages[-100:] == list(range(900, 1000))
+    assert messages == sorted(set(messages))
+
+
+def test_what_was_logged_last_is_written_at_the_end_of_the_process():
+    program = (
+        "import logging; from service.telemetry import configure_logging; configure_logging();"
+        "logging.getLogger('x').error('the last words')"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert json.loads(ended.stderr)["message"] == "the last words"
 
 
 @pytest.mark.parametrize("sent", ["abc", "A1._-", "x" * 64])

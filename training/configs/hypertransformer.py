@@ -12,14 +12,15 @@ from training.episodes import EpisodeShape
 
 @dataclass(frozen=True)
 class Config:
-    """One training run, whole. ``shapes``: kinds of episodes with the share of steps each gets (all tasks of a step agree)."""
+    """One training run, whole. ``shapes``: kinds of episodes, each with its share of steps (a step's tasks agree)."""
 
     model: HyperTransformerConfig
     dataset: Literal["omniglot", "cifar-fs", "folder"]
     shapes: tuple[tuple[float, EpisodeShape], ...]
     validation: EpisodeShape
     n_steps: int
-    tasks_per_step: int = 16
+    images_per_step: int = 1600
+    """Images of all tasks of a step together: every step costs about the same, whatever its kind of episode."""
     learning_rate: float = 2e-3
     warmup_steps: int = 200
     weight_decay: float = 1e-4
@@ -43,6 +44,14 @@ ANY_SHOT = (
     (0.05, EpisodeShape(n_way=20, n_shot=1, n_query=5, n_unlabeled=3)),
 )
 """What users bring: mostly 20-way 1-shot, and more or fewer classes, more and uneven images, unlabelled ones."""
+MANY_WAYS = (
+    (0.6, EpisodeShape(n_way=60, n_shot=1, n_query=3)),
+    (0.1, EpisodeShape(n_way=30, n_shot=3, n_query=3, unbalanced=True)),
+    (0.1, EpisodeShape(n_way=20, n_shot=5, n_query=3)),
+    (0.05, EpisodeShape(n_way=5, n_shot=2, n_query=8, unbalanced=True)),
+    (0.15, EpisodeShape(n_way=20, n_shot=1, n_query=3, n_unlabeled=3)),
+)
+"""The same for wide networks, which learn more from harder tasks (Snell et al., 2017, section 3.1: train 60-way)."""
 
 
 def omniglot(channels: int, *, n_steps: int) -> Config:
@@ -53,9 +62,10 @@ def omniglot(channels: int, *, n_steps: int) -> Config:
 
 def omniglot_64() -> Config:
     """64 channels: the logits layer alone is written, on convolutions that all tasks share (the paper's Table 1)."""
-    model = HyperTransformerConfig(channels=64, n_generated_layers=1, normalisation="base", token_dim=128, n_transformer_layers=3)
-    shapes = tuple((weight, replace(shape, n_query=3)) for weight, shape in ANY_SHOT)
-    return Config(model, "omniglot", shapes, replace(ONE_SHOT, n_query=3), 2800, learning_rate=1e-3, bf16=True)
+    model = HyperTransformerConfig(
+        channels=64, n_generated_layers=1, normalisation="base", token_dim=128, n_transformer_layers=3
+    )
+    return Config(model, "omniglot", MANY_WAYS, replace(ONE_SHOT, n_query=3), 1600, images_per_step=1000, bf16=True)
 
 
 def omniglot_4_five_shot(n_generated_layers: int) -> Config:
@@ -78,9 +88,31 @@ def omniglot_transductive() -> Config:
     return replace(config, model=model, shapes=((1.0, ONE_SHOT),))
 
 
+def cifar_fs() -> Config:
+    """Small colour photographs (32 px), 5-way 1- and 5-shot: the logits layer written on 64 shared channels."""
+    model = HyperTransformerConfig(
+        image_size=32,
+        image_channels=3,
+        channels=64,
+        n_generated_layers=1,
+        normalisation="base",
+        token_dim=128,
+        n_transformer_layers=2,
+        pixel_mean=0.48,
+        pixel_std=0.27,
+    )
+    shapes = (
+        (0.4, EpisodeShape(n_way=30, n_shot=1, n_query=5)),
+        (0.3, EpisodeShape(n_way=20, n_shot=5, n_query=5)),
+        (0.2, EpisodeShape(n_way=5, n_shot=5, n_query=10)),
+        (0.1, EpisodeShape(n_way=5, n_shot=3, n_query=10, n_unlabeled=3, unbalanced=True)),
+    )
+    return Config(model, "cifar-fs", shapes, EpisodeShape(5, 1, 10), 900, images_per_step=800, bf16=True)
+
+
 CONFIGS: dict[str, Callable[[], Config]] = {
     "omniglot-4": lambda: omniglot(4, n_steps=4000),
-    "omniglot-8": lambda: omniglot(8, n_steps=4500),
+    "omniglot-8": lambda: omniglot(8, n_steps=3000),
     "omniglot-16": lambda: omniglot(16, n_steps=4000),
     "omniglot-32": lambda: omniglot(32, n_steps=3000),
     "omniglot-64": omniglot_64,
@@ -88,4 +120,5 @@ CONFIGS: dict[str, Callable[[], Config]] = {
     "omniglot-4-5shot-logits": lambda: omniglot_4_five_shot(1),
     "omniglot-8-unlabeled": omniglot_unlabeled,
     "omniglot-8-transductive": omniglot_transductive,
+    "cifar-fs": cifar_fs,
 }

@@ -1,4 +1,4 @@
-"""Where images come from: one module a data set, each with NAME, DOMAIN, SPEC, ``load(part)`` and ``download(root)``."""
+"""Where images come from: one module a data set, each with NAME, SPEC, ``load(part)`` and ``download(root)``."""
 
 from training.data import cifar_fs, omniglot
 from training.data.dataset import Dataset

@@ -1,4 +1,4 @@
-"""CIFAR-FS: CIFAR-100 split by class for few-shot learning (Bertinetto et al., 2019; Krizhevsky, 2009), 32 px colour."""
+"""CIFAR-FS: CIFAR-100 split by class for few-shot learning (Bertinetto et al., 2019; Krizhevsky, 2009); 32 px."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def source() -> Path:
 def download(root: Path) -> Path:
     """Fetch CIFAR-100 with torchvision and write it class by folder into ``root/cifar-fs``; needs a network.
 
-    The split (``split.json``: class names of "train" and "validation") is Bertinetto et al.'s and must be put beside it.
+    The split (``split.json``: class names of "train" and "validation") is Bertinetto et al.'s; put it beside them.
     """
     from torchvision.datasets import CIFAR100
 

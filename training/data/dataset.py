@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from models.metamodel import Domain
 from models.preprocess import PreprocessSpec
-from training.data.folders import ImageSet, read_images
+from training.data.folders import DataError, ImageSet, read_images
+
+MIN_CLASSES = 7
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Dataset:
     """A named data set: its domain, how its images are preprocessed, and how its parts are read and fetched."""
 
     name: str
-    domain: Literal["drawings", "photographs"]
+    domain: Domain
     spec: PreprocessSpec
     load: Callable[[str], ImageSet]
     download: Callable[[Path], Path]
@@ -24,10 +26,13 @@ class Dataset:
     def split(self, images: Path | None = None) -> tuple[ImageSet, ImageSet]:
         """Training and validation classes, disjoint: of the data set, or of a user's own ZIP or folder.
 
-        Of a user's own, every sixth class validates.
+        Of a user's own, every sixth class validates. Raises DataError where that leaves fewer than two.
         """
         if images is None:
             return self.load("train"), self.load("validation")
         everything = read_images(images, self.spec)
+        if everything.n_classes < MIN_CLASSES:
+            found = f"{images} has {everything.n_classes}"
+            raise DataError(f"Training takes {MIN_CLASSES} classes at least (every sixth validates); {found}.")
         held_out = set(sorted(everything.class_names)[::6])
         return everything.where(lambda n, _: n not in held_out), everything.where(lambda n, _: n in held_out)

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import ClassmithError
 from models.preprocess import PreprocessSpec, to_pixels
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -37,6 +38,7 @@ class ImageSet:
 
     @property
     def n_classes(self) -> int:
+        """How many there are."""
         return len(self.class_names)
 
     @cached_property
@@ -54,7 +56,9 @@ class ImageSet:
 
     def where(self, keep: Callable[[str, str], bool]) -> ImageSet:
         """The classes for which ``keep(name, group)``; raises DataError if none is left."""
-        kept = [k for k, (name, group) in enumerate(zip(self.class_names, self.groups, strict=True)) if keep(name, group)]
+        kept = [
+            k for k, (name, group) in enumerate(zip(self.class_names, self.groups, strict=True)) if keep(name, group)
+        ]
         if not kept:
             raise DataError("No class is left after choosing a part of the data; check the split's names.")
         chosen = np.concatenate([self.indices[k] for k in kept])
@@ -71,19 +75,19 @@ def data_root() -> Path:
 def read_images(source: Path, spec: PreprocessSpec) -> ImageSet:
     """A ZIP or folder of ``.../<group>/<class>/<image>`` -> ImageSet, preprocessed as the service does it.
 
-    A class is named by its folder's whole path, its group by the folder above. Raises DataError where there is nothing
-    to read; images that do not decode raise their own errors, with their names.
+    A class is named by its folder's whole path, its group by the folder above. Hidden files, and what macOS adds to its
+    ZIP files, are left out. Raises DataError where there is nothing to read, and where an image does not decode.
     """
     entries: dict[str, list[tuple[str, Callable[[], bytes]]]] = {}
     for path, read in _entries(source):
-        if PurePosixPath(path).suffix.lower() in SUFFIXES:
+        if PurePosixPath(path).suffix.lower() in SUFFIXES and not _is_hidden(path):
             entries.setdefault(str(PurePosixPath(path).parent), []).append((path, read))
     if not entries:
         raise DataError(f"{source} holds no class folders with {', '.join(sorted(SUFFIXES))} images.")
     names = sorted(entries)
-    reads = [read for name in names for _, read in sorted(entries[name], key=lambda entry: entry[0])]
+    in_order = [entry for name in names for entry in sorted(entries[name], key=lambda entry: entry[0])]
     with ThreadPoolExecutor() as pool:
-        pixels = list(pool.map(lambda read: to_pixels(read(), spec), reads))
+        pixels = list(pool.map(lambda entry: _pixels(entry[0], entry[1], spec), in_order))
     labels = np.repeat(np.arange(len(names)), [len(entries[name]) for name in names])
     groups = [PurePosixPath(name).parent.name or name for name in names]
     flat = len(set(groups)) == 1
@@ -108,9 +112,26 @@ def _entries(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
         for path in sorted(p for p in source.rglob("*") if p.is_file()):
             yield path.relative_to(source).as_posix(), path.read_bytes
     elif zipfile.is_zipfile(source):
-        archive = zipfile.ZipFile(source)
-        content = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
-        for name, data in content.items():
+        for name, data in _unzipped(source).items():
             yield name, lambda data=data: data  # type: ignore[misc]
     else:
         raise DataError(f"{source} is neither a folder nor a ZIP file of class folders.")
+
+
+def _unzipped(source: Path) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{source} is a damaged ZIP file ({error}); copy or make it again.") from error
+
+
+def _pixels(path: str, read: Callable[[], bytes], spec: PreprocessSpec) -> NDArray[np.uint8]:
+    try:
+        return to_pixels(read(), spec)
+    except ClassmithError as error:
+        raise DataError(f"{path}: {error.message}") from error
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(path).parts)

@@ -2,8 +2,8 @@
 
     training fit hypertransformer --config omniglot-8 --run runs/omniglot-8
 
-Where the paper takes 4 million one-episode steps of plain SGD, this takes thousands of steps of many episodes with AdamW,
-warm-up, cosine decay and clipping (section 5.1, Appendix C; the paper reports instability without these).
+Where the paper takes 4 million one-episode steps of plain SGD, this takes thousands of steps of many episodes with
+AdamW, warm-up, cosine decay and clipping (section 5.1, Appendix C; the paper reports instability without these).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from training.episodes import Episode, EpisodeShape, sample
 from training.runtime import Runtime
 
 METHOD = "hypertransformer"
-N_VALIDATION_STEPS = 8
+N_VALIDATION_STEPS, N_VALIDATION_TASKS = 8, 16
 
 
 def fit(
@@ -45,17 +45,19 @@ def fit(
 ) -> HyperTransformer:
     """Train to ``config.n_steps``, resuming from ``run/checkpoint.safetensors`` where there is one.
 
-    ``stop_after`` ends (with a checkpoint) after that many further steps, as an interruption would. Losses and validation
-    accuracies are appended to ``run/log.jsonl``.
+    ``stop_after`` ends (with a checkpoint) after that many further steps, as an interruption would. Losses and
+    validation accuracies are appended to ``run/log.jsonl``.
     """
     torch.manual_seed(config.seed)
     model = HyperTransformer(config.model).to(runtime.device)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)
     path, first = run / "checkpoint.safetensors", 0
     if path.exists():
-        first = int(checkpoint.load(path, model, optimizer)["step"])
+        first = _resume(path, config, model, optimizer)
     last = config.n_steps if stop_after is None else min(config.n_steps, first + stop_after)
-    progress = tqdm(range(first, last), initial=first, total=config.n_steps, disable=not runtime.is_main, mininterval=1.0)
+    progress = tqdm(
+        range(first, last), initial=first, total=config.n_steps, disable=not runtime.is_main, mininterval=1.0
+    )
     saved, smoothed, accuracy = time.monotonic(), math.nan, math.nan
     for step in progress:
         loss = _train_step(config, model, optimizer, train, runtime, step)
@@ -66,7 +68,8 @@ def fit(
             _log(run, {"step": done, "loss": round(smoothed, 4), "validation_accuracy": round(accuracy, 4)})
         progress.set_postfix(loss=f"{smoothed:.3f}", validation=f"{100 * accuracy:.1f}%", refresh=False)
         if runtime.is_main and (done == last or time.monotonic() - saved > checkpoint_every_s):
-            checkpoint.save(path, model, optimizer, {"method": METHOD, "step": done, "config": asdict(config)})
+            facts = {"train_data_digest": train.digest, "config": asdict(config)}
+            checkpoint.save(path, model, optimizer, {"method": METHOD, "step": done, **facts})
             saved = time.monotonic()
     return model
 
@@ -74,7 +77,11 @@ def fit(
 def load_model(path: Path) -> tuple[HyperTransformer, dict[str, Any]]:
     """The model of a checkpoint, in evaluation mode, and the checkpoint's header."""
     header = checkpoint.read_header(path)
-    model = HyperTransformer(HyperTransformerConfig(**header["config"]["model"]))
+    try:
+        model = HyperTransformer(HyperTransformerConfig(**header["config"]["model"]))
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"{path} is not of this version's HyperTransformer ({error}); fit again."
+        raise checkpoint.CheckpointError(message) from error
     checkpoint.load(path, model)
     return model.eval(), header
 
@@ -83,11 +90,11 @@ def load_model(path: Path) -> tuple[HyperTransformer, dict[str, Any]]:
 def validate(
     model: HyperTransformer, config: Config, images: ImageSet, runtime: Runtime, n_steps: int = N_VALIDATION_STEPS
 ) -> float:
-    """Query accuracy (0..1) on ``n_steps * tasks_per_step`` fixed validation episodes."""
+    """Query accuracy (0..1) on ``n_steps * N_VALIDATION_TASKS`` fixed validation episodes."""
     model.eval()
     rng, correct = np.random.default_rng(config.seed + 1), 0.0
     for _ in range(n_steps):
-        episodes = [sample(images, config.validation, rng) for _ in range(config.tasks_per_step)]
+        episodes = [sample(images, config.validation, rng) for _ in range(N_VALIDATION_TASKS)]
         support, labels, slots, queries, targets = assemble(config.model, images, episodes, runtime.device, rng)
         with runtime.autocast():
             logits = model.classify(model.generate(support, labels, slots), queries)
@@ -106,28 +113,47 @@ def assemble(
     random: torch.Generator | None = None,
     augmentation: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Episodes of one shape -> support ``(B, S, C, H, W)``, labels ``(B, S)``, slots ``(B, K)``, queries, targets ``(B, Q)``.
+    """Episodes of one shape -> support ``(B, S, C, H, W)``, labels ``(B, S)``, slots ``(B, K)``, queries, targets.
 
-    Each task gets random label slots, so that all of them are trained. ``random`` switches augmentation on.
+    Queries ``(B, Q, C, H, W)``, targets ``(B, Q)``. Each task gets random label slots, so that all of them are trained.
+    ``random`` switches augmentation on.
     """
     slots = np.stack([rng.permutation(config.max_classes)[: len(e.classes)] for e in episodes])
-    labels = np.stack([
-        np.concatenate([s[e.support_labels], np.full(len(e.unlabeled), config.max_classes)])
-        for s, e in zip(slots, episodes, strict=True)
-    ])
+    labels = np.stack(
+        [
+            np.concatenate([s[e.support_labels], np.full(len(e.unlabeled), config.max_classes)])
+            for s, e in zip(slots, episodes, strict=True)
+        ]
+    )
     indices = np.stack([np.concatenate([e.support, e.unlabeled, e.query]) for e in episodes])
     pixels = torch.from_numpy(images.pixels[indices]).to(device).movedim(-1, 2).float() / 255
     if random is not None:
         pixels = _augment(pixels, _class_numbers(episodes).to(device), random, augmentation)
     pixels = (pixels - config.pixel_mean) / config.pixel_std
     n_support = labels.shape[1]
-    to = lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device)  # noqa: E731
     targets = np.stack([e.query_labels for e in episodes])
-    return pixels[:, :n_support], to(labels), to(slots), pixels[:, n_support:], to(targets)
+    on_device = [torch.from_numpy(array).to(device) for array in (labels, slots, targets)]
+    return pixels[:, :n_support], on_device[0], on_device[1], pixels[:, n_support:], on_device[2]
+
+
+def _resume(path: Path, config: Config, model: HyperTransformer, optimizer: torch.optim.Optimizer) -> int:
+    """Load the checkpoint; returns the steps done. Raises CheckpointError where it is of another architecture."""
+    header = checkpoint.load(path, model, optimizer)
+    saved = header["config"]["model"]
+    changed = [name for name, value in asdict(config.model).items() if saved.get(name, value) != value]
+    if changed:
+        message = f"{path} was trained with another {', '.join(changed)}; start a new run folder with --run."
+        raise checkpoint.CheckpointError(message)
+    return int(header["step"])
 
 
 def _train_step(
-    config: Config, model: HyperTransformer, optimizer: torch.optim.Optimizer, images: ImageSet, runtime: Runtime, step: int
+    config: Config,
+    model: HyperTransformer,
+    optimizer: torch.optim.Optimizer,
+    images: ImageSet,
+    runtime: Runtime,
+    step: int,
 ) -> float:
     """One optimiser step on episodes that are a function of (seed, step, rank); returns the loss."""
     shape = _shape_of(config, step)
@@ -135,7 +161,7 @@ def _train_step(
     random = torch.Generator().manual_seed(int(rng.integers(2**62)))
     episodes = [
         sample(images, shape, rng, within_group=bool(rng.random() < config.within_group))
-        for _ in range(config.tasks_per_step)
+        for _ in range(max(1, round(config.images_per_step / shape.n_images)))
     ]
     support, labels, slots, queries, targets = assemble(
         config.model, images, episodes, runtime.device, rng, random=random, augmentation=config.augmentation
@@ -184,7 +210,7 @@ def _augment(pixels: Tensor, classes: Tensor, random: torch.Generator, strength:
         images = 1 - augment.distort_strokes(1 - images, classes.flatten(), random, strength)
     else:
         images = augment.distort_photographs(images, random, strength)
-    return images.unflatten(0, pixels.shape[:2])
+    return images.reshape(pixels.shape)
 
 
 def _log(run: Path, entry: dict[str, object]) -> None:

@@ -36,14 +36,12 @@ class BodyLimit:
             return message
 
         async def closing(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] == 413 and self._endless(declared):
+            if message["type"] == "http.response.start" and message["status"] == 413:
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
-        await self.app(scope, counted, closing)
-
-    def _endless(self, declared: int | None) -> bool:
-        return declared is None or declared > DISCARDED_AT_MOST * self.max_bytes
+        is_endless = declared is None or declared > DISCARDED_AT_MOST * self.max_bytes
+        await self.app(scope, counted, closing if is_endless else send)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(

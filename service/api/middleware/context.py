@@ -11,6 +11,8 @@ from service.telemetry import Metrics, choose_request_id, request_id, server_tim
 
 TIMINGS = "classmith.timings"
 CLIENT_WENT_AWAY = 499
+UNLOGGED = frozenset({"/tasks/{task_id}/predict", "/healthz", "/readyz", "/metrics"})
+"""Frequent calls, which the metrics count: when they went well they are logged at the level "debug" only."""
 log = logging.getLogger("classmith.access")
 
 
@@ -55,9 +57,10 @@ class RequestContext:
         endpoint = getattr(scope.get("route"), "path", "unknown")  # the template: one label value for all tasks
         self.metrics.requests.labels(endpoint, str(status)).inc()
         self.metrics.request_seconds.labels(endpoint).observe(seconds)
-        if log.isEnabledFor(logging.INFO):
+        level = logging.DEBUG if endpoint in UNLOGGED and status == 200 else logging.INFO
+        if log.isEnabledFor(level):
             fields = {"method": scope["method"], "path": scope["path"], "endpoint": endpoint, "status": status}
-            log.info("request", extra={**fields, "duration_ms": round(seconds * 1e3, 2)})
+            log.log(level, "request", extra={**fields, "duration_ms": round(seconds * 1e3, 2)})
 
 
 def add_timings(scope: Scope, **durations_ms: float) -> None:

@@ -1,0 +1,377 @@
+"""The drawings of a report: arrays and figures in, a Matplotlib figure out. No models, no files, no page.
+
+One style for all: the Okabe-Ito colours, which colour-blind people tell apart, and a marker of its own for each series;
+drawn narrow, so that text stays readable on a phone. The words about a drawing are the report's.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import pairwise, takewhile
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from training import card
+from training.published import Published
+
+Array = NDArray[np.floating]
+WIDTH = 4.4
+BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
+COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREYS = ("#444444", "#8a8a8a")
+LOOKS: tuple[dict[str, Any], ...] = (
+    {"color": GREYS[0], "linestyle": "--", "linewidth": 1.1},
+    {"color": GREYS[1], "linestyle": "-.", "linewidth": 1.1},
+)
+"""Of published figures, which are none of ours."""
+SIGNED = "PuOr"
+INTENSITY = LinearSegmentedColormap.from_list("intensity", ["#ffffff", SKY, BLUE, "#001a2c"])
+FLOORS = ("pixels_nearest_centroid", "task_agnostic", "shuffled_labels")
+"""Controls that are drawn in a lower strip of their own, so that the upper one can show small differences."""
+SERIES = ("generated", "nearest_centroid", "logistic_regression", "task_agnostic_convolutions_nearest_centroid")
+MAX_SLICES = 16
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#6b7785",
+    "axes.labelcolor": "#1c2430",
+    "axes.titlesize": 9,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e8ee",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#3d4a5a",
+    "ytick.color": "#3d4a5a",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5,
+    "figure.constrained_layout.use": True,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "classmith",
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies of one meta-model in one column: of the written network and of each control, by name, in percent."""
+
+    name: str
+    x: int
+    """Channels or shots."""
+    accuracy: Mapping[str, Mapping[str, float]]
+    chance: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A labelled line of points, with a weight (how many predictions) for each, and perhaps one point to mark."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    weights: Sequence[float] = ()
+    mark: tuple[float, float] | None = None
+
+
+def style() -> AbstractContextManager[None]:
+    """The one style; make and save every figure inside it."""
+    return mpl.rc_context(STYLE)
+
+
+def to_svg(figure: Figure) -> bytes:
+    """The figure as SVG, the same bytes every time, with text as shapes: it looks the same everywhere."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return buffer.getvalue()
+
+
+def accuracy_by_channels(scores: Sequence[Scores], published: Sequence[Published]) -> Figure:
+    """Accuracy with 95 % intervals of meta-models side by side, those of one width together, and published figures."""
+    scores = sorted(scores, key=lambda s: (s.x, len(s.name), s.name))
+    places = _places([s.x for s in scores])
+    figure, upper, lower = _strips([name for s in scores for name in s.accuracy], height=5.2)
+    _draw_controls(upper, lower, places, scores, line="", apart=0.2)
+    for look, row in zip(LOOKS, published, strict=False):
+        _draw_published(upper, places, scores, row, look)
+    for width in sorted({s.x for s in scores}):
+        group = [place for place, s in zip(places, scores, strict=True) if s.x == width]
+        middle = float(np.mean(group))
+        upper.annotate(f"{width} ch", (middle, 1.02), xycoords=("data", "axes fraction"), ha="center", fontsize=8)
+    lower.set_xticks(places, _short_names([s.name for s in scores]), rotation=35, ha="right", fontsize=8)
+    lower.set_xlim(min(places) - 0.7, max(places) + 0.7)
+    return _with_legend(figure, upper, lower)
+
+
+def accuracy_by_shots(scores: Sequence[Scores], published: Sequence[tuple[str, Mapping[int, float]]]) -> Figure:
+    """Accuracy of one meta-model with 95 % intervals against images a class; published: label and accuracy by shots."""
+    scores = sorted(scores, key=lambda s: s.x)
+    places = [float(i) for i in range(len(scores))]
+    figure, upper, lower = _strips([name for s in scores for name in s.accuracy], height=5.0)
+    _draw_controls(upper, lower, places, scores, line="-", apart=0.03)
+    for look, (label, accuracy) in zip(LOOKS, published, strict=False):
+        known = [(place, accuracy[s.x]) for place, s in zip(places, scores, strict=True) if s.x in accuracy]
+        upper.plot([place for place, _ in known], [value for _, value in known], marker="x", label=label, **look)
+    lower.set_xticks(places, [str(s.x) for s in scores])
+    lower.set_xlim(-0.4, len(scores) - 0.6)
+    lower.set_xlabel("labelled images a class")
+    return _with_legend(figure, upper, lower)
+
+
+def reliability(curves: Sequence[Curve]) -> Figure:
+    """Accuracy against confidence by bins; points grow with the share of answers in them. Below, where answers lie."""
+    figure = Figure(figsize=(WIDTH, 5.4))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    upper.plot([0, 1], [0, 1], color=GREYS[1], linestyle="--", linewidth=1, label="perfectly calibrated")
+    for colour, marker, curve in zip(COLOURS, MARKERS, curves, strict=False):
+        share = np.asarray(curve.weights) / max(1.0, float(np.sum(curve.weights)))
+        upper.plot(curve.x, curve.y, color=colour, linewidth=1)
+        upper.scatter(curve.x, curve.y, 6 + 150 * share, color=colour, marker=marker, label=curve.label, alpha=0.85)
+    first = curves[0]
+    share = 100 * np.asarray(first.weights) / max(1.0, float(np.sum(first.weights)))
+    lower.bar(first.x, share, width=0.05, color=COLOURS[0])
+    upper.set(ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+    lower.set(xlabel="confidence (top probability)", ylabel="% of answers")
+    figure.legend(loc="outside lower left", handles=_even_handles(upper))
+    return figure
+
+
+def coverage(curves: Sequence[Curve]) -> Figure:
+    """Accuracy of the most confident share of answers; a star marks what the shipped threshold gives."""
+    figure = Figure(figsize=(WIDTH, 4.6))
+    axes = figure.subplots()
+    for colour, marker, curve in zip(COLOURS, MARKERS, curves, strict=False):
+        axes.plot(curve.x, curve.y, color=colour, marker=marker, label=curve.label)
+        if curve.mark:
+            axes.plot(*curve.mark, color=colour, marker="*", markersize=12, markeredgecolor="black", linestyle="")
+    axes.plot([], [], color="white", marker="*", markersize=12, markeredgecolor="black", label="shipped threshold")
+    axes.set(xlabel="answered, % of images (most confident first)", ylabel="accuracy of these, %")
+    figure.legend(loc="outside lower left")
+    return figure
+
+
+def kernels(layers: Mapping[str, tuple[Array, Array]]) -> Figure:
+    """Weights of two tasks on one scale, and their difference on its own, layer by layer.
+
+    A layer is a pair of ``(C_out, C_in, h, w)`` convolutions or ``(K, F)`` matrices, of which at most MAX_SLICES inputs
+    and outputs are drawn.
+    """
+    drawn = {name: [_mosaic(part) for part in (a, b, a - b)] for name, (a, b) in layers.items()}
+    ratios = [max(0.3, parts[0].shape[0] / parts[0].shape[1]) for parts in drawn.values()]
+    figure = Figure(figsize=(WIDTH, 0.3 + sum(0.3 + 1.25 * ratio for ratio in ratios)))
+    rows = figure.subplots(len(drawn), 3, squeeze=False, height_ratios=ratios)
+    for axes_row, (name, parts) in zip(rows, drawn.items(), strict=True):
+        both = _limit(parts[:2])
+        for axes, part, limit in zip(axes_row, parts, (both, both, _limit(parts[2:])), strict=True):
+            axes.imshow(part, cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="nearest")
+            axes.set_xlabel(f"±{limit:.2g}", fontsize=7, labelpad=1)
+            _bare(axes)
+        axes_row[0].set_ylabel(name, fontsize=8)
+    for axes, title in zip(rows[0], ("task A", "task B", "A - B, own scale"), strict=True):
+        axes.set_title(title)
+    return figure
+
+
+def weight_map(
+    layers: Mapping[str, Array], classes: NDArray[np.int64], examples: Sequence[NDArray[np.uint8]]
+) -> Figure:
+    """Positions ``(N, 2)`` of N tasks for each layer, marked by their class ``(N,)``; ``examples``: images of these."""
+    n_rows = math.ceil(len(layers) / 2)
+    figure = Figure(figsize=(WIDTH, 0.8 + 2.1 * n_rows))
+    (places,), (legend,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[2.1 * n_rows, 0.8])
+    grid = places.subplots(n_rows, 2, squeeze=False).flatten()
+    for axes, (name, positions) in zip(grid, layers.items(), strict=False):
+        for k in range(len(examples)):
+            points = positions[classes == k]
+            axes.scatter(points[:, 0], points[:, 1], 14, color=COLOURS[k], marker=MARKERS[k], alpha=0.8, linewidths=0)
+        axes.set_title(name)
+        _bare(axes)
+    for axes in grid[len(layers) :]:
+        axes.set_visible(False)
+    for k, axes in enumerate(legend.subplots(1, len(examples), squeeze=False)[0]):
+        axes.imshow(_picture(examples[k]), cmap="gray", vmin=0, vmax=255)
+        axes.plot([0.5], [-0.25], color=COLOURS[k], marker=MARKERS[k], transform=axes.transAxes, clip_on=False)
+        _bare(axes, colour=COLOURS[k])
+    return figure
+
+
+def attention(
+    layers: Mapping[str, Array], support: NDArray[np.uint8], labels: NDArray[np.int64], *, unlabeled: int
+) -> Figure:
+    """Attention ``(T, S)`` of each layer's weight tokens over S support images, whose pictures head the columns.
+
+    ``labels`` ``(S,)`` in order; those that equal ``unlabeled`` have no class. Each layer has its own scale.
+    """
+    heights = [min(1.5, max(0.6, 0.07 * len(part))) for part in layers.values()]
+    figure = Figure(figsize=(WIDTH, 0.5 + sum(0.35 + height for height in heights)))
+    rows = figure.subplots(1 + len(layers), 1, height_ratios=[WIDTH / len(support), *heights])
+    strip = np.concatenate([_picture(image) for image in support], axis=1)
+    rows[0].imshow(strip, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=(-0.5, len(support) - 0.5, 0, 1))
+    rows[0].set_title("support images" + (", the last ones unlabelled" if unlabeled in labels else ""))
+    _bare(rows[0])
+    for axes, (name, part) in zip(rows[1:], layers.items(), strict=True):
+        axes.imshow(part, cmap=INTENSITY, vmin=0, aspect="auto", interpolation="nearest")
+        axes.set_title(f"{name}: {len(part)} weight tokens; darkest {part.max():.2g}")
+        for boundary in np.flatnonzero(np.diff(labels)):
+            axes.axvline(boundary + 0.5, color=GREYS[1], linewidth=0.6)
+        _bare(axes)
+    return figure
+
+
+def training_curves(steps: Sequence[int], losses: Sequence[float], accuracies: Sequence[float]) -> Figure:
+    """Training loss and validation accuracy (percent) against steps."""
+    figure = Figure(figsize=(WIDTH, 4.2))
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    upper.plot(steps, losses, color=VERMILION, marker=".")
+    lower.plot(steps, accuracies, color=BLUE, marker=".")
+    upper.set(ylabel="training loss", ylim=(0, None))
+    lower.set(xlabel="step", ylabel="validation accuracy, %")
+    return figure
+
+
+def label_of(name: str) -> str:
+    """A control's name in words."""
+    return card.CONTROLS.get(name, name.replace("_", " ")).strip("*")
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The written network, what needs the support images, the floors, then controls not known here; each once."""
+    known = (*SERIES, *FLOORS)
+    return sorted(set(names), key=lambda name: (known.index(name) if name in known else len(known), name))
+
+
+def _strips(names: Sequence[str], *, height: float) -> tuple[Figure, Axes, Axes]:
+    """An upper axes, and a lower one for FLOORS where there are any (else the same one)."""
+    figure = Figure(figsize=(WIDTH, height))
+    if not set(names) & set(FLOORS):
+        axes = figure.subplots()
+        axes.set_ylabel("accuracy, %")
+        return figure, axes, axes
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.set_ylabel("accuracy, %")
+    lower.set_ylabel("accuracy, %")
+    lower.yaxis.set_major_locator(MaxNLocator(3))
+    return figure, upper, lower
+
+
+def _draw_controls(
+    upper: Axes, lower: Axes, places: Sequence[float], scores: Sequence[Scores], *, line: str, apart: float
+) -> None:
+    """Each series with its error bars, in the order and colours that all figures share."""
+    present = {name for s in scores for name in s.accuracy}
+    for i, name in enumerate(in_order([*SERIES, *FLOORS, *present])):
+        if name not in present:
+            continue
+        kept = [(place, s.accuracy[name]) for place, s in zip(places, scores, strict=True) if name in s.accuracy]
+        offset = apart * (i % len(SERIES) - (len(SERIES) - 1) / 2)
+        (lower if name in FLOORS else upper).errorbar(
+            [place + offset for place, _ in kept],
+            [figure["mean"] for _, figure in kept],
+            yerr=[figure["ci95"] for _, figure in kept],
+            color=COLOURS[i % len(COLOURS)],
+            marker=MARKERS[i % len(MARKERS)],
+            linestyle=line,
+            capsize=2,
+            markersize=7 if name == "generated" else 4.5,
+            zorder=3 if name == "generated" else 2,
+            label=label_of(name),
+        )
+    if lower is not upper:
+        lower.plot(places, [s.chance for s in scores], color=GREYS[1], linestyle=":", label="chance")
+        lower.set_ylim(0, None)
+
+
+def _draw_published(
+    axes: Axes, places: Sequence[float], scores: Sequence[Scores], row: Published, look: dict[str, Any]
+) -> None:
+    """A line through a width's published figure, level over the meta-models of that width."""
+    points = [
+        (place + side, row.accuracy[s.x])
+        for place, s in zip(places, scores, strict=True)
+        for side in (-0.4, 0.4)
+        if s.x in row.accuracy
+    ]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=row.name, **look)
+
+
+def _places(widths: Sequence[int]) -> list[float]:
+    """Positions along the axis: equal steps, with a gap before every new width."""
+    places = [0.0]
+    for before, width in pairwise(widths):
+        places.append(places[-1] + (1.0 if width == before else 1.5))
+    return places
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Names without what they all begin with."""
+    if len(names) == 1:
+        return list(names)
+    common = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    cut = "".join(letters[0] for letters in common).rfind("-") + 1
+    return [name[cut:] for name in names]
+
+
+def _with_legend(figure: Figure, upper: Axes, lower: Axes) -> Figure:
+    """A legend below: the series in their order, then reference lines."""
+    handles = [h for axes in dict.fromkeys((upper, lower)) for h in axes.get_legend_handles_labels()[0]]
+    handles.sort(key=lambda handle: not isinstance(handle, ErrorbarContainer))
+    figure.legend(handles=handles, loc="outside lower left")
+    return figure
+
+
+def _even_handles(axes: Axes) -> list[Any]:
+    """Legend handles whose markers have one size, whatever the points'."""
+    handles, labels = axes.get_legend_handles_labels()
+    blank = Figure().subplots()
+    even = []
+    for handle, label in zip(handles, labels, strict=True):
+        if handle in axes.lines:
+            even.append(handle)
+            continue
+        i = len(even) - 1
+        even += blank.plot([], [], color=COLOURS[i], marker=MARKERS[i], linewidth=1, label=label)
+    return even
+
+
+def _mosaic(weights: Array) -> Array:
+    """``(C_out, C_in, h, w)`` or ``(K, F)`` -> an image, inputs down and outputs across, kernels a pixel apart."""
+    if weights.ndim == 2:
+        return weights[: 2 * MAX_SLICES, : 2 * MAX_SLICES].T
+    tiles = np.pad(weights[:MAX_SLICES, :MAX_SLICES], ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
+    across = np.concatenate(list(tiles), axis=2)
+    return np.concatenate(list(across), axis=0)[:-1, :-1]
+
+
+def _limit(images: Sequence[Array]) -> float:
+    """The largest magnitude."""
+    return max(1e-12, *(float(np.nanmax(np.abs(image))) for image in images))
+
+
+def _picture(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``(H, W, C)`` -> what ``imshow`` takes: ``(H, W)`` grey or ``(H, W, 3)``."""
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+
+
+def _bare(axes: Axes, colour: str = "#d9e0e8") -> None:
+    """No ticks and no grid, a thin frame."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=colour, linewidth=0.8)

@@ -55,7 +55,7 @@ def decode(data: bytes) -> Bundle:
         stored = load(data)
         length = int.from_bytes(data[:8], "little")
         envelope = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["classmith"])
-        header, expected = envelope["header"], envelope["sha256"]
+        header, expected = str(envelope["header"]), envelope["sha256"]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CorruptBundle(f"These bytes are not a bundle ({error}); it is made again from its recipe.") from error
     if _checksum(header, stored) != expected:

@@ -20,6 +20,8 @@ from safetensors.numpy import load, save
 from models.errors import ImpossibleTask, InvalidRequest
 
 FORMAT_VERSION = 1
+NOT_TEXT = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode categories that no name shows: controls, formats, halves of surrogate pairs, separators of lines."""
 Pixels = NDArray[np.uint8]
 
 
@@ -51,8 +53,8 @@ class TaskSpec:
 
 
 def canonical_text(text: str) -> str:
-    """NFC, control characters and runs of white space to single spaces, ends trimmed."""
-    kept = "".join(" " if unicodedata.category(ch) in {"Cc", "Cf", "Zl", "Zp"} else ch for ch in text)
+    """NFC; what is not text, and runs of white space, to single spaces; ends trimmed."""
+    kept = "".join(" " if unicodedata.category(ch) in NOT_TEXT else ch for ch in text)
     return unicodedata.normalize("NFC", " ".join(kept.split()))
 
 

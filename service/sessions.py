@@ -125,8 +125,8 @@ class SessionCache:
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._load, self._validate, self._clock = load, validate, clock
-        self._max_bytes, self._min_residency_s, self._revalidate_s = max_bytes, min_residency_s, revalidate_s
+        self._load, self._validate, self._clock, self._revalidate_s = load, validate, clock, revalidate_s
+        self._max_bytes, self._min_residency_s = max_bytes, min_residency_s
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._builds: dict[Key, asyncio.Task[_Entry]] = {}
         self._builders = ThreadPoolExecutor(N_BUILDERS, "classmith-build")
@@ -241,11 +241,10 @@ class SessionCache:
         """Least recently used first, until the rest fits: none leased, not the newest, nor (in bounds) a young one."""
         if self._n_bytes <= self._max_bytes:
             return
-        now = self._clock()
         for key, entry in list(self._entries.items())[:-1]:
             if self._n_bytes <= self._max_bytes:
                 return
-            is_young = now - entry.built_at < self._min_residency_s and self._n_bytes <= OVERSHOOT * self._max_bytes
-            if entry.n_leases == 0 and not is_young:
+            is_young = self._clock() < entry.built_at + self._min_residency_s
+            if entry.n_leases == 0 and not (is_young and self._n_bytes <= OVERSHOOT * self._max_bytes):
                 self._remove(key)
                 self._evictions.inc()

@@ -108,6 +108,9 @@ def _shared(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator) 
 def _preparation(generator: OnnxGenerator, catalogue: Catalogue) -> Callable[[], None]:
     def prepare() -> None:
         for meta_model in catalogue.by_name.values():
-            generator.prepare(meta_model)
+            try:
+                generator.prepare(meta_model)
+            except Exception:  # said again, to its user, by the first task that needs it
+                log.exception("a generator cannot be loaded", extra={"meta_model": meta_model.name})
 
     return prepare

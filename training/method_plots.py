@@ -32,8 +32,8 @@ def two_tasks(subject: Subject, options: Options) -> Plot:
     shape = _validation_shape(images, subject)
     layers = probes.two_tasks(subject.meta_model, images, shape, options.seed)
     change = ", ".join(f"{name} {_relative_change(a, b):.0f} %" for name, (a, b) in layers.items())
-    limited = any(max(a.shape[:2]) > plots.MAX_SLICES for a, _ in layers.values())
-    first = f", the first {plots.MAX_SLICES} of each ({2 * plots.MAX_SLICES} of the logits)" if limited else ""
+    cut = any(plots.is_cut(a) for a, _ in layers.values())
+    first = f", the first {plots.MAX_SLICES} of each ({2 * plots.MAX_SLICES} of the logits)" if cut else ""
     caption = (
         f"Weights written for two random {shape.n_way}-way {shape.n_shot}-shot tasks, as the service uses them: "
         f"normalisation is folded in. Inputs run down, outputs across{first}; a tile is one kernel, a column of the "

@@ -11,23 +11,36 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
-STYLE = """ :root { color-scheme: light; } * { box-sizing: border-box; } body { margin: 0 auto; max-width: 72rem; padding:
-1rem; background: #fff; color: #1c2430; font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-overflow-wrap: anywhere; } h1 { font-size: 1.6rem; margin: .5rem 0; } h2 { font-size: 1.3rem; margin: 3rem 0 .5rem;
-padding-top: 1rem; border-top: 2px solid #0072b2; } h3 { font-size: 1rem; margin: 0 0 .25rem; } p { max-width: 46rem;
-margin: .5rem 0; } a { color: #00558a; } code { background: #f1f4f8; padding: .1em .3em; border-radius: .2rem;
-font-size: .9em; } nav ul { padding: 0; margin: 1rem 0; list-style: none; display: flex; flex-wrap: wrap; gap: .25rem
-1.25rem; } .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(24rem, 100%), 1fr)); gap:
-1.5rem; align-items: start; margin: 1rem 0; } figure { margin: 0; padding: .75rem; border: 1px solid #d9e0e8;
-border-radius: .4rem; } figure img { display: block; width: 100%; height: auto; } figcaption { font-size: .85rem;
-line-height: 1.4; color: #3d4a5a; margin-top: .5rem; } .note { max-width: 48rem; background: #f6f8fa; border-left:
-.25rem solid #e69f00; padding: .6rem .9rem; margin: 1rem 0; } .note p { margin: 0; } .scroll { overflow-x: auto;
-margin: 1rem 0; } table { border-collapse: collapse; font-size: .9rem; overflow-wrap: normal; } caption { text-align:
-left; font-size: .85rem; color: #3d4a5a; padding-bottom: .3rem; } th, td { padding: .3rem .7rem; border-bottom: 1px
-solid #e3e8ee; text-align: right; vertical-align: bottom; font-variant-numeric: tabular-nums; } th { font-weight: 600;
-min-width: 5.5rem; } th:first-child, td:first-child { text-align: left; min-width: 9rem; } td { white-space: nowrap; }
-td:first-child { white-space: normal; } footer { margin: 3rem 0 1rem; font-size: .85rem; color: #3d4a5a; } @media print
-{ figure { break-inside: avoid; } }
+STYLE = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 72rem; padding: 1rem; background: #fff; color: #1c2430;
+       font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; margin: .5rem 0; }
+h2 { font-size: 1.3rem; margin: 3rem 0 .5rem; padding-top: 1rem; border-top: 2px solid #0072b2; }
+h3 { font-size: 1rem; margin: 0 0 .25rem; }
+p { max-width: 46rem; margin: .5rem 0; }
+a { color: #00558a; }
+code { background: #eef2f6; padding: .1em .3em; border-radius: .2rem; font-size: .9em; }
+nav ul { padding: 0; margin: 1rem 0; list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(24rem, 100%), 1fr)); gap: 1.5rem;
+         align-items: start; margin: 1rem 0; }
+figure { margin: 0; padding: .75rem; border: 1px solid #d9e0e8; border-radius: .4rem; }
+figure img { display: block; width: 100%; height: auto; }
+figcaption { font-size: .85rem; line-height: 1.4; color: #3d4a5a; margin-top: .5rem; }
+.note { max-width: 48rem; background: #f6f8fa; border-left: .25rem solid #e69f00; padding: .6rem .9rem;
+        margin: 1rem 0; }
+.note p { margin: 0; }
+.scroll { overflow-x: auto; margin: 0 0 1rem; }
+table { border-collapse: collapse; font-size: .9rem; overflow-wrap: normal; }
+.caption { font-size: .85rem; color: #3d4a5a; margin: 1.5rem 0 0; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #e3e8ee; text-align: right; vertical-align: bottom;
+         font-variant-numeric: tabular-nums; }
+thead th { font-weight: 600; min-width: 5.5rem; }
+th:first-child, td:first-child { text-align: left; min-width: 9rem; font-weight: 400; }
+td { white-space: nowrap; }
+footer { margin: 3rem 0 1rem; font-size: .85rem; color: #3d4a5a; }
+@media print { figure { break-inside: avoid; } }
 """
 
 
@@ -110,9 +123,16 @@ def _words(part: Part) -> str:
         return f'<div class="note">{_paragraph(part.text)}</div>'
     assert isinstance(part, Table)
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in part.head)
-    rows = "\n".join("<tr>" + "".join(f"<td>{_inline(cell)}</td>" for cell in row) + "</tr>" for row in part.rows)
-    caption = f"<caption>{_inline(part.caption)}</caption>"
-    return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>'
+    rows = "\n".join(_row(row) for row in part.rows)
+    table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table>"
+    region = f'role="region" aria-label="{escape(part.head[0])}" tabindex="0"'
+    return f'<p class="caption">{_inline(part.caption)}</p><div class="scroll" {region}>{table}</div>'
+
+
+def _row(cells: Sequence[str]) -> str:
+    """The first cell names the row."""
+    first, *others = map(_inline, cells)
+    return f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in others) + "</tr>"
 
 
 def _paragraph(text: str) -> str:

@@ -173,7 +173,7 @@ def kernels(layers: Mapping[str, tuple[Array, Array]]) -> Figure:
     """
     drawn = {name: [_mosaic(part) for part in (a, b, a - b)] for name, (a, b) in layers.items()}
     ratios = [max(0.3, parts[0].shape[0] / parts[0].shape[1]) for parts in drawn.values()]
-    figure = Figure(figsize=(WIDTH, 0.3 + sum(0.3 + 1.25 * ratio for ratio in ratios)))
+    figure = Figure(figsize=(WIDTH, 0.3 + sum(0.24 + 1.25 * ratio for ratio in ratios)))
     rows = figure.subplots(len(drawn), 3, squeeze=False, height_ratios=ratios)
     for axes_row, (name, parts) in zip(rows, drawn.items(), strict=True):
         both = _limit(parts[:2])
@@ -253,6 +253,11 @@ def in_order(names: Iterable[str]) -> list[str]:
     """The written network, what needs the support images, the floors, then controls not known here; each once."""
     known = (*SERIES, *FLOORS)
     return sorted(set(names), key=lambda name: (known.index(name) if name in known else len(known), name))
+
+
+def is_cut(weights: Array) -> bool:
+    """Whether ``kernels`` leaves some of a layer out."""
+    return bool(max(weights.shape[:2]) > (2 * MAX_SLICES if weights.ndim == 2 else MAX_SLICES))
 
 
 def _strips(names: Sequence[str], *, height: float) -> tuple[Figure, Axes, Axes]:

@@ -89,7 +89,7 @@ def weight_cloud(meta_model: MetaModel, images: ImageSet, n_tasks: int, seed: in
 
 
 def flatten_map(weights: Array, seed: int) -> Array:
-    """``(N, D)`` -> ``(N, 2)`` by scikit-learn's t-SNE (van der Maaten and Hinton, 2008), from the principal components."""
+    """``(N, D)`` -> ``(N, 2)`` by scikit-learn's t-SNE (van der Maaten and Hinton, 2008), begun at its PCA."""
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(weights) - 1) / 3)

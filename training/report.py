@@ -54,7 +54,7 @@ def write(
             *(_meta_model(s, options) for s in tqdm(subjects, disable=not progress, desc="meta-models")),
             _runs([Run(path) for path in runs], subjects, options),
         ]
-    footer = f"Made by `training report` (seed {options.seed}) from files that commands wrote; no figure is typed."
+    footer = f"Made by `training report` (seed {options.seed}) from files that commands wrote."
     to.parent.mkdir(parents=True, exist_ok=True)
     write_text(to, render(TITLE, INTRODUCTION, sections, footer))
     return len(subjects)

@@ -10,7 +10,9 @@ from hypothesis.extra import numpy as hnp
 
 from models.decision import decide, probabilities
 
-LOGITS = hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(2, 6)), elements=st.floats(-1e4, 1e4, width=32))
+LOGITS = hnp.arrays(
+    np.float32, st.tuples(st.integers(1, 4), st.integers(2, 6)), elements=st.floats(-1e4, 1e4, width=32)
+)
 
 
 def test_probabilities_worked_out_by_hand() -> None:

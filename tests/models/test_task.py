@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -39,7 +40,9 @@ def specs(draw: st.DrawFn) -> TaskSpec:
 
 
 def equal(one: TaskSpec, other: TaskSpec) -> bool:
-    return digest(one) == digest(other) and [len(c.images) for c in one.classes] == [len(c.images) for c in other.classes]
+    return digest(one) == digest(other) and [len(c.images) for c in one.classes] == [
+        len(c.images) for c in other.classes
+    ]
 
 
 def digest(spec: TaskSpec) -> str:
@@ -93,12 +96,9 @@ def test_a_changed_byte_is_another_task_or_refused_and_never_a_crash(data: st.Da
     recipe = bytearray(encode_recipe(example()))
     place = data.draw(st.integers(0, len(recipe) - 1))
     recipe[place] ^= data.draw(st.integers(1, 255))
-    try:
+    with suppress(InvalidRequest):
         read = decode_recipe(bytes(recipe))
-    except InvalidRequest as error:
-        assert "create the task again" in error.message
-    else:
-        assert isinstance(read, TaskSpec)
+        assert all(image.dtype == np.uint8 for c in read.classes for image in c.images)
 
 
 @given(st.integers(0, len(encode_recipe(example())) - 1))

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from models import metamodel
 from models.preprocess import PreprocessSpec, to_pixels
 from service.demo_alphabet import drawing
 from service.settings import Settings
@@ -258,10 +259,11 @@ def test_a_restart_keeps_tasks_and_idempotency_keys(settings: Settings) -> None:
 
 
 def test_a_failed_generation_is_said_and_tried_again(settings: Settings, tmp_path: Path) -> None:
-    folder = centroids.meta_model(tmp_path / "broken").folder
+    good = centroids.meta_model(tmp_path / "broken")
+    folder, whole = good.folder, good.read("generator.onnx")
+    files = {name: good.read(name) for name in good.manifest.files} | {"generator.onnx": b"not a graph"}
+    metamodel.write(folder, good.manifest, files)
     with live(settings.model_copy(update={"meta_models": tmp_path / "broken"})) as running:
-        whole = (folder / "generator.onnx").read_bytes()
-        (folder / "generator.onnx").write_bytes(b"not a graph")
         refused = problem(running.http.post("/tasks", json=centroids.task_json()), 500)
         (task,) = running.http.get("/tasks").json()["tasks"]
         assert task["state"] == "failed"

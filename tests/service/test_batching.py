@@ -323,7 +323,7 @@ def test_cancelled_requests_are_skipped_and_leave_nothing_behind(session):
     run(scenario)
     assert runs == [("a", 1), ("a", 1)]
     gc.collect()
-    assert not [o for o in gc.get_objects() if isinstance(o, Request | Piece)]
+    assert not [o for o in gc.get_objects() if type(o) in (Request, Piece)]
 
 
 def test_cancelling_what_runs_already_harms_nobody(session):
@@ -355,7 +355,7 @@ def test_requests_are_freed_without_the_cycle_collector(session):
     gc.disable()
     try:
         run(scenario, n_runners=2)
-        left = [o for o in gc.get_objects() if isinstance(o, Request | Piece)]
+        left = [o for o in gc.get_objects() if type(o) in (Request, Piece)]
     finally:
         gc.enable()
     assert left == []

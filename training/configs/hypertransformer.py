@@ -107,12 +107,12 @@ def cifar_fs() -> Config:
         (0.2, EpisodeShape(n_way=5, n_shot=5, n_query=10)),
         (0.1, EpisodeShape(n_way=5, n_shot=3, n_query=10, n_unlabeled=3, unbalanced=True)),
     )
-    return Config(model, "cifar-fs", shapes, EpisodeShape(5, 1, 10), 900, images_per_step=800, bf16=True)
+    return Config(model, "cifar-fs", shapes, EpisodeShape(5, 1, 10), 800, images_per_step=800, bf16=True)
 
 
 CONFIGS: dict[str, Callable[[], Config]] = {
     "omniglot-4": lambda: omniglot(4, n_steps=4000),
-    "omniglot-8": lambda: omniglot(8, n_steps=3000),
+    "omniglot-8": lambda: omniglot(8, n_steps=2400),
     "omniglot-16": lambda: omniglot(16, n_steps=4000),
     "omniglot-32": lambda: omniglot(32, n_steps=3000),
     "omniglot-64": omniglot_64,

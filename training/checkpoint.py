@@ -62,7 +62,7 @@ def write_text(path: Path, text: str) -> None:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            header: dict[str, Any] = json.loads(file.metadata()["header"])
+            header: dict[str, Any] = dict(json.loads(file.metadata()["header"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; run `training fit` first.") from error

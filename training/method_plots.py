@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from training import plots, probes
+from training.checkpoint import read_header
 from training.data import DATASETS
 from training.data.folders import DataError, ImageSet
 from training.episodes import EpisodeShape, shrink
 from training.page import Plot
-from training.recipes.hypertransformer import load_model
+from training.recipes.hypertransformer import N_VALIDATION_STEPS, N_VALIDATION_TASKS, load_model
 from training.subjects import Options, Run, Subject
 
 
@@ -98,7 +99,12 @@ def training_curves(run: Run, _: Options) -> Plot:
     if not steps:
         raise DataError(f"{path} is still empty; its first line comes with the first validation.")
     last = f"after {steps[-1]} steps, loss {losses[-1]}, validation accuracy {accuracies[-1]} %"
-    caption = f"Running mean of the training loss, and accuracy on fixed tasks of validation classes; {last}."
+    header = read_header(run.folder / "checkpoint.safetensors")
+    caption = (
+        f"Running mean of the training loss, and accuracy on {N_VALIDATION_STEPS * N_VALIDATION_TASKS} fixed episodes of "
+        f"validation classes; {last}. Seed {header['config']['seed']}, training data digest "
+        f"{header.get('train_data_digest', 'not recorded')}."
+    )
     figure = plots.training_curves(steps, losses, accuracies)
     return Plot("Training curves", plots.to_svg(figure), f"Training curves; {last}.", caption)
 

@@ -88,7 +88,7 @@ def fit_abstention(top: Floats, good: NDArray[np.bool_]) -> float:
     kept_good = 1 - np.cumsum(good)[:-1] / max(1, good.sum())
     kept_bad = 1 - np.cumsum(~good)[:-1] / max(1, (~good).sum())
     gain = np.where(ranked[:-1] < ranked[1:], kept_good - kept_bad, 0.0)  # equal confidences cannot be parted
-    if not (gain > 0).any():
+    if not good.any() or not (gain > 0).any():
         return 0.0
     best = int(np.argmax(gain))
     return float((ranked[best] + ranked[best + 1]) / 2)

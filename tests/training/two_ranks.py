@@ -1,0 +1,32 @@
+"""What each process of ``torchrun`` does in test_recipe: some steps, then its weights into a file of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from tests.training import small
+from training import runtime
+from training.data import omniglot
+from training.data.folders import read_images
+from training.recipes.hypertransformer import fit
+
+
+def main(folders: Path, out: Path) -> None:
+    drawings = read_images(folders, omniglot.SPEC)
+    here = runtime.start(device="cpu", n_threads=1)
+    try:
+        model = fit(small.CONFIG, drawings, drawings, out / "run", here, stop_after=2)
+        assert torch.distributed.get_backend() == "gloo"
+        save_file(
+            {name: p.detach().contiguous() for name, p in model.named_parameters()}, out / f"{here.rank}.safetensors"
+        )
+    finally:
+        here.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -22,7 +22,7 @@ FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 class OnnxGenerator:
-    """Runs the ``generator.onnx`` of any meta-model; its session is made once (``prepare``, or the first task) and kept."""
+    """Runs the ``generator.onnx`` of any meta-model; its session is made once, by ``prepare`` or a first task."""
 
     def __init__(self, *, providers: Sequence[str] | None = None, n_threads: int = 1) -> None:
         self._providers = providers

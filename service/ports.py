@@ -39,7 +39,7 @@ class TaskRecord:
 
 
 class TaskStore(Protocol):
-    """Durable tasks: a record and its recipe. What ``create`` returned for is never lost. Tenants see only their own."""
+    """Durable tasks: a record and its recipe. What ``create`` returned for is never lost; each tenant its own."""
 
     def create(self, record: TaskRecord, recipe: bytes) -> bool:
         """Store durably unless the task is there; True if it is new. Never overwrites."""
@@ -51,7 +51,7 @@ class TaskStore(Protocol):
         """The recipe's bytes, or None."""
 
     def list(self, tenant: str, *, limit: int, after: str | None = None) -> list[TaskRecord]:
-        """Newest first, then by id; ``after`` is the id of the last record of the page before (unknown: InvalidRequest)."""
+        """Newest first, then by id; ``after`` is the last id of the page before (unknown: InvalidRequest)."""
 
     def delete(self, tenant: str, task_id: str) -> bool:
         """Remove record and recipe; False if there was none."""
@@ -82,7 +82,8 @@ class TaskStore(Protocol):
     def ping(self) -> None:
         """Raise Unavailable where the store does not answer."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of connections and files."""
 
 
 class BundleStore(Protocol):
@@ -91,11 +92,14 @@ class BundleStore(Protocol):
     def put(self, task_id: str, data: bytes) -> None:
         """Store whole or not at all; evicts older bundles over the size limit."""
 
-    def get(self, task_id: str) -> bytes | None: ...
+    def get(self, task_id: str) -> bytes | None:
+        """The bundle's bytes, or None."""
 
-    def delete(self, task_id: str) -> None: ...
+    def delete(self, task_id: str) -> None:
+        """Forget the bundle, if it is there."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of connections and files."""
 
 
 class Generation(Protocol):
@@ -105,8 +109,9 @@ class Generation(Protocol):
         """Block until the task is ready or failed, generating it if need be; returns its record.
 
         At most one process works on a task at a time (``TaskStore.claim``): others wait for it, and take over when its
-        lease runs out. A ready task is generated again only if its bundle is missing or corrupt. Raises NotFound where the
-        task was deleted meanwhile, Unavailable after ``close``.
+        lease runs out. A ready task is generated again only if its bundle is missing or corrupt. Raises NotFound where
+        the task was deleted meanwhile, Unavailable after ``close``.
         """
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Take no more work, and end what runs."""

@@ -101,8 +101,8 @@ def training_curves(run: Run, _: Options) -> Plot:
     last = f"after {steps[-1]} steps, loss {losses[-1]}, validation accuracy {accuracies[-1]} %"
     header = read_header(run.folder / "checkpoint.safetensors")
     caption = (
-        f"Running mean of the training loss, and accuracy on {N_VALIDATION_STEPS * N_VALIDATION_TASKS} fixed episodes of "
-        f"validation classes; {last}. Seed {header['config']['seed']}, training data digest "
+        f"Running mean of the training loss, and accuracy on {N_VALIDATION_STEPS * N_VALIDATION_TASKS} fixed episodes "
+        f"of validation classes; {last}. Seed {header['config']['seed']}, training data digest "
         f"{header.get('train_data_digest', 'not recorded')}."
     )
     figure = plots.training_curves(steps, losses, accuracies)

@@ -22,7 +22,8 @@ from service.stores.redis_client import connect
 from service.telemetry import configure_logging
 from service.worker import run_worker
 
-BACKLOG = 2048
+KEEP_ALIVE_S = 75
+"""Idle connections are kept longer than the usual balancers keep theirs, so that none reuses one that is closing."""
 
 
 def serve(settings: Settings) -> int:
@@ -39,6 +40,7 @@ def serve(settings: Settings) -> int:
         log_level="warning",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_s)),
     )
     server = _Server(config, app, drain_s=settings.drain_s)

@@ -77,7 +77,7 @@ def speed_up(bench: Bench) -> Figures:
         for seed in range(5):
             client.create(make_task(seed), bench.meta_model.name)
         for seed in range(1000, 1000 + (1 if bench.quick else 5)):
-            task = make_task(seed)
+            task, client = make_task(seed), Client(server.port)  # a new connection: a fit outlives one that idles
             record, create_ms = client.create(task, bench.meta_model.name)
             fitted = fit(bench, task, client.accuracy(record["id"], list(task.support.items())))
             if fitted["default"]:

@@ -169,9 +169,7 @@ class TestQueuedGeneration:
         until(lambda: site.queue.n_jobs() == 0)
         generation.close()
 
-    def test_a_lost_bundle_is_remade_by_the_worker_bit_equal(
-        self, site: Site, thread_worker: threading.Event
-    ) -> None:
+    def test_a_lost_bundle_is_remade_by_the_worker_bit_equal(self, site: Site, thread_worker: threading.Event) -> None:
         generation = site.queued()
         record = site.create()
         generation.run("ann", record.id)

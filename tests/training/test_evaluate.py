@@ -127,7 +127,7 @@ def test_standard_columns_are_of_the_meta_models_own_data(exported: MetaModel) -
         evaluate_standard(exported)
     path.write_text(json.dumps({"training": {"own_images": True, "config": {"dataset": "omniglot"}}}))
     try:
-        with pytest.raises(DataError, match="your own images.*--images"):
+        with pytest.raises(DataError, match=r"your own images.*--images"):
             evaluate_standard(exported)
     finally:
         path.unlink()

@@ -84,7 +84,7 @@ def _add_evaluate(commands: Commands) -> None:
     evaluate.add_argument("--queries", type=_positive, default=5, help="query images a class")
     evaluate.add_argument("--unlabeled", type=int, default=0, help="unlabelled support images a class")
     evaluate.add_argument("--within-group", action="store_true", help="all classes of a task from one parent folder")
-    evaluate.add_argument("--episodes", type=_positive, default=1000)
+    evaluate.add_argument("--episodes", type=_several, default=1000)
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--out", type=Path, help="write the JSON here too")
     evaluate.set_defaults(run_command=_evaluate)
@@ -160,6 +160,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.out:
         arguments.out.write_text(text + "\n")
     print(text)
+
+
+def _several(text: str) -> int:
+    value = int(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError(f"{value} is too few for an interval; give 2 or more")
+    return value
 
 
 def _positive(text: str) -> int:

@@ -6,9 +6,10 @@ stays in memory, since the body as a whole is bounded. Nothing here touches a st
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -26,7 +27,9 @@ MAX_JSON_VALUES = 250_000
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 MAX_TEXT_PARTS, MAX_TEXT_PART_BYTES = 16, 1_000_000
 MAX_FILES = 5_000
+OFF_LOOP_BYTES = 256_000
 Model = TypeVar("Model", bound=BaseModel)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,12 @@ def parse_json(body: bytes, model: type[Model]) -> Model:
         return model.model_validate(value)
     except ValidationError as error:
         raise from_validation(error.errors(include_url=False, include_input=False)) from error
+
+
+async def read_json(request: Request, parse: Callable[[bytes], Result]) -> Result:
+    """The body through ``parse``: in a thread where it is so large that the event loop would stand still."""
+    body = await request.body()
+    return parse(body) if len(body) < OFF_LOOP_BYTES else await asyncio.to_thread(parse, body)
 
 
 async def read_parts(request: Request, *, max_files: int) -> list[Part]:

@@ -5,8 +5,6 @@ One raw image is the fast way: no base64, no multipart, no model of the body.
 
 from __future__ import annotations
 
-import asyncio
-
 import orjson
 from fastapi import APIRouter, Request, Response
 
@@ -21,7 +19,6 @@ from service.settings import Settings
 
 router = APIRouter(tags=["predictions"], route_class=openapi.PlainRoute)
 LARGEST_TOP_K = 1_000
-OFF_LOOP_BYTES = 256_000
 
 
 @router.post("/tasks/{task_id}/predict", **openapi.PREDICT)
@@ -49,10 +46,7 @@ async def _images(request: Request, settings: Settings) -> list[bytes]:
     if kind.startswith("image/"):
         return [checked("images[0]", await request.body(), max_bytes=most).data]
     if kind == bodies.JSON:
-        body = await request.body()
-        if len(body) < OFF_LOOP_BYTES:
-            return _from_json(body, settings)
-        return await asyncio.to_thread(_from_json, body, settings)
+        return await bodies.read_json(request, lambda body: _from_json(body, settings))
     if kind == bodies.MULTIPART:
         return await _from_multipart(request, settings)
     raise UnsupportedMedia(

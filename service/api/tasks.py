@@ -23,8 +23,6 @@ from service.tasks import FINISHED, Creation
 router = APIRouter(tags=["tasks"], route_class=openapi.PlainRoute)
 UNLABELED, TASK = "unlabeled", "task"
 PAGE, LARGEST_PAGE = 50, 500
-OFF_LOOP_BYTES = 256_000
-"""JSON bodies from this size on are read in a thread."""
 KEEP_ALIVE_POLLS = 15
 PREFERENCE = re.compile(r"\s*(?:(respond-async)|wait\s*=\s*\"?(\d{1,9})\"?)\s*", re.IGNORECASE)
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -98,10 +96,7 @@ async def export(request: Request) -> Response:
 async def _read(request: Request, settings: Settings) -> TaskRequest:
     kind = bodies.media_type(request)
     if kind == bodies.JSON:
-        body = await request.body()
-        if len(body) < OFF_LOOP_BYTES:
-            return _from_json(body, settings)
-        return await asyncio.to_thread(_from_json, body, settings)
+        return await bodies.read_json(request, lambda body: _from_json(body, settings))
     if kind == bodies.MULTIPART:
         return await _from_multipart(request, settings)
     raise UnsupportedMedia(

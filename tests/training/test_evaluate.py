@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -131,8 +130,3 @@ def test_standard_columns_are_of_the_meta_models_own_data(exported: MetaModel) -
             evaluate_standard(exported)
     finally:
         path.unlink()
-
-
-def test_intervals_need_two_episodes(exported: MetaModel, drawings: ImageSet) -> None:
-    found = evaluate(exported, drawings, SHAPE, n_episodes=1, controls=False, progress=False)
-    assert math.isnan(found["accuracy"]["generated"]["ci95"])

@@ -18,7 +18,7 @@ def test_a_mean_and_its_interval_by_hand() -> None:
     assert metrics.figure(np.array([0.25, 0.25])) == {"mean": 25.0, "ci95": 0.0}
 
 
-def test_one_episode_has_no_interval_and_says_nothing_of_one() -> None:
+def test_one_episode_has_no_interval() -> None:
     assert math.isnan(metrics.figure([0.5])["ci95"])
 
 

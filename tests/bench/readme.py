@@ -38,6 +38,8 @@ FILES = {
     "docker/service.Dockerfile": "the service without torch, for CPU or GPU",
     "docker/training.Dockerfile": "the training half",
     "docs/decisions.md": "what was decided, and why",
+    "docs/training.md": "training your own meta-model on a folder of classes, from start to served",
+    "tests/models/golden.json": "answers of a small fixed HyperTransformer; golden.py writes it",
     "pyproject.toml": "dependencies, tools, the import contracts",
     "service/web/": "the page: static files, no build step",
     "tests/bench/results.json": "what `make bench` measured last",

@@ -119,9 +119,10 @@ def test_the_graphs_take_and_give_what_the_contract_says(files: dict[str, bytes]
     assert [o.name for o in skeleton.output] == ["logits", "features"]
 
 
-def test_exporting_again_gives_the_same_graphs_and_leaves_the_model_as_it_was(files: dict[str, bytes]) -> None:
-    """On the smallest model, in training mode: export takes a copy."""
-    config = replace(small.EXPORTED, n_conv_layers=1, n_generated_layers=1, normalisation="base", channels=2)
+def test_the_other_architecture_exports_too_and_the_model_stays_as_it_was() -> None:
+    """Slices by place in the kernel, encoder and decoder, statistics of the base; in training mode: export copies."""
+    other = {"allocation": "spatial", "architecture": "encoder-decoder", "normalisation": "base"}
+    config = replace(small.EXPORTED, n_conv_layers=1, n_generated_layers=2, channels=2, **other)
     model = small.model(config).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     made = export_files(model)

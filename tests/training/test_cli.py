@@ -125,13 +125,12 @@ def test_evaluate_prints_a_column(
 def test_evaluate_writes_the_card_of_a_known_data_set(
     meta_model: metamodel.MetaModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the data set's place holds our drawings: one alphabet, which is for validation."""
-    place = tmp_path / "data" / "omniglot" / "images_background" / "ash"
-    place.mkdir(parents=True)
-    for character in range(5):
-        (place / f"character{character}").mkdir()
+    """Where the data set's place holds our drawings, in two alphabets: the first validates."""
+    for character in range(8):
+        alphabet = tmp_path / "data" / "omniglot" / "images_background" / small.ALPHABETS[character % 2]
+        (alphabet / f"character{character}").mkdir(parents=True)
         for hand in range(4):
-            (place / f"character{character}" / f"{hand}.png").write_bytes(drawing(character, hand))
+            (alphabet / f"character{character}" / f"{hand}.png").write_bytes(drawing(character, hand))
     monkeypatch.setenv("CLASSMITH_DATASETS", str(tmp_path / "data"))
     copy = tmp_path / "tiny-drawings"
     shutil.copytree(meta_model.folder, copy)

@@ -43,6 +43,9 @@ FLOORS = ("pixels_nearest_centroid", "task_agnostic", "shuffled_labels")
 """Controls that are drawn in a lower strip of their own, so that the upper one can show small differences."""
 SERIES = ("generated", "nearest_centroid", "logistic_regression", "task_agnostic_convolutions_nearest_centroid")
 MAX_SLICES = 16
+MIN_SPAN = 10.0
+"""Percent that an axis of accuracies shows at least, so that a small difference does not look like a large one."""
+MAX_RATIO = 1.2
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -172,13 +175,13 @@ def kernels(layers: Mapping[str, tuple[Array, Array]]) -> Figure:
     and outputs are drawn.
     """
     drawn = {name: [_mosaic(part) for part in (a, b, a - b)] for name, (a, b) in layers.items()}
-    ratios = [max(0.3, parts[0].shape[0] / parts[0].shape[1]) for parts in drawn.values()]
+    ratios = [min(MAX_RATIO, max(0.3, parts[0].shape[0] / parts[0].shape[1])) for parts in drawn.values()]
     figure = Figure(figsize=(WIDTH, 0.3 + sum(0.24 + 1.25 * ratio for ratio in ratios)))
     rows = figure.subplots(len(drawn), 3, squeeze=False, height_ratios=ratios)
-    for axes_row, (name, parts) in zip(rows, drawn.items(), strict=True):
-        both = _limit(parts[:2])
+    for axes_row, ratio, (name, parts) in zip(rows, ratios, drawn.items(), strict=True):
+        both, aspect = _limit(parts[:2]), "auto" if ratio == MAX_RATIO else "equal"
         for axes, part, limit in zip(axes_row, parts, (both, both, _limit(parts[2:])), strict=True):
-            axes.imshow(part, cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="nearest")
+            axes.imshow(part, cmap=SIGNED, vmin=-limit, vmax=limit, aspect=aspect, interpolation="nearest")
             axes.set_xlabel(f"±{limit:.2g}", fontsize=7, labelpad=1)
             _bare(axes)
         axes_row[0].set_ylabel(name, fontsize=8)
@@ -191,10 +194,11 @@ def weight_map(
     layers: Mapping[str, Array], classes: NDArray[np.int64], examples: Sequence[NDArray[np.uint8]]
 ) -> Figure:
     """Positions ``(N, 2)`` of N tasks for each layer, marked by their class ``(N,)``; ``examples``: images of these."""
-    n_rows = math.ceil(len(layers) / 2)
+    n_columns = min(2, len(layers))
+    n_rows = math.ceil(len(layers) / n_columns)
     figure = Figure(figsize=(WIDTH, 0.8 + 2.1 * n_rows))
     (places,), (legend,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[2.1 * n_rows, 0.8])
-    grid = places.subplots(n_rows, 2, squeeze=False).flatten()
+    grid = places.subplots(n_rows, n_columns, squeeze=False).flatten()
     for axes, (name, positions) in zip(grid, layers.items(), strict=False):
         for k in range(len(examples)):
             points = positions[classes == k]
@@ -296,8 +300,12 @@ def _draw_controls(
             zorder=3 if name == "generated" else 2,
             label=label_of(name),
         )
+    low, high = upper.get_ylim()
+    spare = max(0.0, MIN_SPAN - (high - low)) / 2
+    upper.set_ylim(low - spare, high + spare)
     if lower is not upper:
-        lower.plot(places, [s.chance for s in scores], color=GREYS[1], linestyle=":", label="chance")
+        ends = [(place + side, s.chance) for place, s in zip(places, scores, strict=True) for side in (-0.4, 0.4)]
+        lower.plot(*zip(*ends, strict=True), color=GREYS[1], linestyle=":", label="chance")
         lower.set_ylim(0, None)
 
 

@@ -6,6 +6,10 @@ from typing import Any
 
 from models.metamodel import Manifest
 
+FITTED = (
+    "Temperature and threshold were fitted on the validation classes, which are also these where no others are given: "
+    "take this table as optimistic."
+)
 CONTROLS = {
     "generated": "**written network**",
     "nearest_centroid": "nearest centroid, same features",
@@ -100,7 +104,7 @@ def _calibration(columns: list[dict[str, Any]]) -> str:
         for c in columns
     ]
     head = "| | ECE, % | answered, % | accuracy when answered, % | unknown classes abstained, % |"
-    return "\n".join(['## Calibration and "I don\'t know"', "", head, "|---|---|---|---|---|", *rows])
+    return "\n".join(['## Calibration and "I don\'t know"', "", head, "|---|---|---|---|---|", *rows, "", FITTED])
 
 
 def _notes(evaluation: dict[str, Any]) -> str:

@@ -107,7 +107,7 @@ def cifar_fs() -> Config:
         (0.2, EpisodeShape(n_way=5, n_shot=5, n_query=10)),
         (0.1, EpisodeShape(n_way=5, n_shot=3, n_query=10, n_unlabeled=3, unbalanced=True)),
     )
-    return Config(model, "cifar-fs", shapes, EpisodeShape(5, 1, 10), 700, images_per_step=800, bf16=True)
+    return Config(model, "cifar-fs", shapes, EpisodeShape(5, 1, 10), 1500, images_per_step=800, bf16=True)
 
 
 CONFIGS: dict[str, Callable[[], Config]] = {

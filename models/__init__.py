@@ -1,1 +1,1 @@
-"""What a task and a classifier are. Opens no socket, reads no environment. torch: nn, methods, export."""
+"""What a task and a classifier are. No environment, no socket but for an encoder. torch: nn, methods, export."""

@@ -8,11 +8,14 @@ ClassmithError
 ├── ImpossibleTask          understood, but no classifier can be made of it
 ├── Unauthenticated         no key, or an unknown one
 ├── Forbidden               known who, and still not allowed
+│   └── QuotaExceeded       no more tasks for this tenant
 ├── NotFound                no such task (or not this tenant's)
 ├── Conflict                the request contradicts an earlier one
 │   └── ReusedKey           an Idempotency-Key that came before with another request
 ├── Busy                    a bounded queue is full; carries ``retry_after_s``
+│   └── RateLimited         this caller sends faster than it may
 ├── Unavailable             draining, or a tier we need is down
+│   └── MissingEncoder      the files of a text encoder are not here, or are not the right ones
 ├── GenerationFailed        the generator could not make this task's network
 ├── CorruptBundle           stored weights fail their checksum (they are remade)
 └── InvalidMetaModel        a meta-model folder that must not be loaded
@@ -63,6 +66,10 @@ class Forbidden(ClassmithError):
     """Understood, and not allowed from there."""
 
 
+class QuotaExceeded(Forbidden):
+    """The tenant keeps as many tasks as it may."""
+
+
 class NotFound(ClassmithError):
     """No such task for this tenant."""
 
@@ -83,8 +90,16 @@ class Busy(ClassmithError):
         self.retry_after_s = retry_after_s
 
 
+class RateLimited(Busy):
+    """The caller's requests come faster than its limit."""
+
+
 class Unavailable(ClassmithError):
     """The service cannot answer now; another replica, or a later moment, can."""
+
+
+class MissingEncoder(Unavailable):
+    """The files of a text encoder are not here, or are not the right ones."""
 
 
 class GenerationFailed(ClassmithError):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from models.errors import InvalidMetaModel
-from models.graph import FEATURES, INPUT, LOGITS, externalise, skeleton_for
+from models.graph import FEATURES, INPUT, LOGITS, externalise, skeleton_for, without_provenance
 from models.metamodel import Manifest, TensorSpec
 from models.methods.hypertransformer import GeneratedNetwork, HyperTransformer, HyperTransformerConfig
 from models.nn.conv4 import Conv4, normalise
@@ -194,23 +194,8 @@ def _export(module: nn.Module, args: tuple[Tensor, ...], **kwargs: object) -> by
         program = torch.onnx.export(module, args, dynamo=True, verbose=False, **kwargs)  # type: ignore[arg-type]
     if program is None:
         raise InvalidMetaModel("torch.onnx.export gave no program; install onnxscript.")
-    data: bytes = _without_provenance(program.model_proto).SerializeToString()
+    data: bytes = without_provenance(program.model_proto).SerializeToString()
     return data
-
-
-def _without_provenance(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop the exporter's notes on every node: stack traces with this machine's paths, five times the graph itself."""
-    for annotated in (
-        model,
-        model.graph,
-        *model.graph.node,
-        *model.graph.value_info,
-        *model.graph.input,
-        *model.graph.output,
-    ):
-        annotated.ClearField("metadata_props")
-        annotated.ClearField("doc_string")
-    return model
 
 
 def _random_task(config: HyperTransformerConfig, shape: Shape, seed: int) -> tuple[Tensor, Tensor, Tensor]:

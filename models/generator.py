@@ -6,27 +6,37 @@ Shapes: S images (support, then unlabelled), K classes, H W C pixels.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleHeader
-from models.errors import GenerationFailed
+from models.errors import GenerationFailed, MissingEncoder
+from models.feeds import Rows, feature_feeds, token_feeds
+from models.graph import FEATURES, INPUT, skeleton_for
 from models.metamodel import N_CLASSES, Manifest, MetaModel
 from models.runtime import make_session
 from models.task import Pixels, TaskSpec, canonical_order
+from models.text import Encoders
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 class OnnxGenerator:
-    """Runs the ``generator.onnx`` of any meta-model; its session is made once, by ``prepare`` or a first task."""
+    """Runs the ``generator.onnx`` of any meta-model; its session is made once, by ``prepare`` or a first task.
 
-    def __init__(self, *, providers: Sequence[str] | None = None, n_threads: int = 1) -> None:
+    ``encoders``: of the descriptions, for the meta-models that read them.
+    """
+
+    def __init__(
+        self, *, providers: Sequence[str] | None = None, n_threads: int = 1, encoders: Encoders | None = None
+    ) -> None:
         self._providers = providers
         self._n_threads = n_threads
+        self._encoders = encoders or Encoders()
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
 
@@ -39,9 +49,8 @@ class OnnxGenerator:
         manifest = meta_model.manifest
         _check(spec, manifest)
         order = canonical_order(spec)
-        support, labels = _support(spec, order, unlabeled_slot=manifest.max_classes)
+        feeds = self._feeds(meta_model, spec, order)
         names = [name for name, tensor in manifest.tensors.items() if tensor.source == "bundle"]
-        feeds = {"support": support, "labels": labels, "slots": np.arange(len(order), dtype=np.int64)}
         try:
             outputs = self._session(meta_model).run(names, feeds)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
@@ -58,14 +67,46 @@ class OnnxGenerator:
         """Make the session of a meta-model now, so that its first task does not wait for it."""
         self._session(meta_model)
 
+    def _feeds(self, meta_model: MetaModel, spec: TaskSpec, order: Sequence[int]) -> dict[str, NDArray[Any]]:
+        if meta_model.manifest.accepts_descriptions:
+            return {**self._described(meta_model, spec, order)}
+        support, labels = _support(spec, order, unlabeled_slot=meta_model.manifest.max_classes)
+        return {"support": support, "labels": labels, "slots": np.arange(len(order), dtype=np.int64)}
+
+    def _described(self, meta_model: MetaModel, spec: TaskSpec, order: Sequence[int]) -> dict[str, Rows]:
+        """Token embeddings of the descriptions and features of the images, as far as the generator takes them."""
+        inputs = {i.name: i.shape for i in self._session(meta_model).get_inputs()}
+        classes = [spec.classes[k] for k in order]
+        feeds = token_feeds(classes, lambda texts: self._encode(meta_model, texts), inputs["tokens"][-1])
+        if "features" in inputs:
+            feeds |= feature_feeds(classes, lambda pixels: self._extract(meta_model, pixels), inputs["features"][-1])
+        return feeds
+
+    def _encode(self, meta_model: MetaModel, texts: Sequence[str]) -> list[Rows]:
+        name = meta_model.manifest.text_encoder
+        assert name is not None, "Manifest checks it"
+        try:
+            return [embeddings.tokens for embeddings in self._encoders.get(name).encode(texts)]
+        except MissingEncoder as error:
+            raise GenerationFailed(error.message) from error
+
+    def _extract(self, meta_model: MetaModel, pixels: Pixels) -> Rows:
+        """Features (S, F) of images by the target network as it is before any task: with the base's weights."""
+        (features,) = self._base_session(meta_model).run([FEATURES], {INPUT: pixels})
+        return np.asarray(features, np.float32)
+
     def _session(self, meta_model: MetaModel) -> ort.InferenceSession:
+        return self._made_once(meta_model.digest, lambda: (meta_model.read("generator.onnx"), {}))
+
+    def _base_session(self, meta_model: MetaModel) -> ort.InferenceSession:
+        return self._made_once(f"{meta_model.digest} base", lambda: _base_network(meta_model))
+
+    def _made_once(self, key: str, read: Callable[[], tuple[bytes, dict[str, Rows]]]) -> ort.InferenceSession:
         with self._lock:  # creation holds the GIL anyhow
-            session = self._sessions.get(meta_model.digest)
-            if session is None:
-                model = meta_model.read("generator.onnx")
-                session = make_session(model, {}, providers=self._providers, n_threads=self._n_threads)
-                self._sessions[meta_model.digest] = session
-            return session
+            if key not in self._sessions:
+                model, weights = read()
+                self._sessions[key] = make_session(model, weights, providers=self._providers, n_threads=self._n_threads)
+            return self._sessions[key]
 
 
 def _check(spec: TaskSpec, manifest: Manifest) -> None:
@@ -78,7 +119,9 @@ def _check(spec: TaskSpec, manifest: Manifest) -> None:
         problem = f"{n_classes} classes, not {manifest.min_classes} to {manifest.max_classes}"
     elif len(images) > manifest.max_images:
         problem = f"{len(images)} images, over {manifest.max_images}"
-    elif not all(c.images for c in spec.classes):
+    elif images and not manifest.accepts_images:
+        problem = "images"
+    elif not manifest.accepts_descriptions and not all(c.images for c in spec.classes):
         problem = "a class without images"
     elif spec.unlabeled and not manifest.accepts_unlabeled:
         problem = "unlabelled images"
@@ -86,6 +129,14 @@ def _check(spec: TaskSpec, manifest: Manifest) -> None:
         problem = f"images that are not {pixels}"
     if problem:
         raise GenerationFailed(f"{manifest.name} cannot make a task with {problem}; create the task again.")
+
+
+def _base_network(meta_model: MetaModel) -> tuple[bytes, dict[str, Rows]]:
+    """The skeleton and its weights before any task; zeros for those that only a task has."""
+    manifest = meta_model.manifest
+    shapes = {name: tensor.shape_for(manifest.min_classes) for name, tensor in manifest.tensors.items()}
+    weights = {n: meta_model.base.get(n, np.zeros(shape, np.float32)) for n, shape in shapes.items()}
+    return skeleton_for(meta_model.read("skeleton.onnx"), manifest, manifest.min_classes), weights
 
 
 def _support(spec: TaskSpec, order: Sequence[int], *, unlabeled_slot: int) -> tuple[Pixels, NDArray[np.int64]]:

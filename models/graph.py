@@ -41,6 +41,21 @@ def externalise(model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
     return model
 
 
+def without_provenance(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop the exporter's notes on every node: stack traces with this machine's paths, five times the graph itself."""
+    for annotated in (
+        model,
+        model.graph,
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+    ):
+        annotated.ClearField("metadata_props")
+        annotated.ClearField("doc_string")
+    return model
+
+
 def self_contained(meta_model: MetaModel, header: BundleHeader, tensors: Tensors) -> bytes:
     """One task's classifier as a file that plain ONNX Runtime runs: uint8 ``pixels`` in, ``probabilities`` out.
 

@@ -19,11 +19,11 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors.numpy import load as load_safetensors
 
 from models.errors import InvalidMetaModel
@@ -64,11 +64,25 @@ class Manifest(BaseModel):
     max_images: int
     """Most support and unlabelled images together that one forward pass takes."""
     accepts_unlabeled: bool
+    accepts_images: bool = True
+    """Whether classes may have support images."""
+    accepts_descriptions: bool = False
+    """Whether classes may have a description instead of images, or beside them."""
+    text_encoder: str | None = None
+    """The encoder (``models.text``) that reads its descriptions."""
     temperature: float = Field(gt=0)
     abstain_below: float = Field(ge=0, le=1)
     tensors: dict[str, TensorSpec]
     files: dict[str, str]
     """File name -> SHA-256."""
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> Self:
+        if not (self.accepts_images or self.accepts_descriptions):
+            raise ValueError("it accepts neither images nor descriptions")
+        if self.accepts_descriptions != (self.text_encoder is not None):
+            raise ValueError("text_encoder goes with accepts_descriptions")
+        return self
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ WebP are opened, and of an animation only the first frame. Scaling to floats hap
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from models.errors import BrokenImage, TooLarge, UnsupportedMedia
+from models.errors import BrokenImage, ClassmithError, TooLarge, UnsupportedMedia
 
 PREPROCESS_VERSION = 1
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -22,6 +23,10 @@ MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 BROKEN_HEADER = "The image's header is corrupt; send a complete JPEG, PNG or WebP file."
 DEFAULT_MAX_PIXELS = 25_000_000
 WHITE = 255
+MAX_SCANS = 64
+"""A progressive JPEG has about ten. Each can cost a pass over all pixels and take 40 bytes: hours, in a small file."""
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # no stuffing, no filling, no restart
+START_OF_SCAN, END_OF_IMAGE, WITHOUT_LENGTH = b"\xff\xda", b"\xff\xd9", (b"\xff\xd8", b"\xff\x01")
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,15 @@ def to_pixels(data: bytes, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MA
     return fit_pixels(decode(data, spec, max_pixels=max_pixels), spec)
 
 
+def claimed_pixels(data: bytes) -> int:
+    """Width times height by an image's header; 0 where it cannot be read, which decoding says better."""
+    try:
+        width, height = _open(data).size
+    except ClassmithError:
+        return 0
+    return width * height
+
+
 def decode(data: bytes, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
     """Encoded image -> upright "L" or "RGB" image, possibly reduced (never below twice ``spec.size``)."""
     image = _open(data)
@@ -62,11 +76,14 @@ def decode(data: bytes, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MAX_P
             f"The image is {width} x {height} pixels, over the limit of {max_pixels / 1e6:g} megapixels; "
             "scale it down before sending it."
         )
+    if "progressive" in image.info and _n_scans(data) > MAX_SCANS:
+        raise TooLarge(f"The JPEG has more than {MAX_SCANS} scans; save it again before sending it.")
     mode = "L" if spec.channels == 1 else "RGB"
     try:
         image.draft(mode, (2 * spec.size, 2 * spec.size))  # JPEG: decode at 1/2, 1/4 or 1/8 where that is enough
         image.load()
-        return _flatten(ImageOps.exif_transpose(image), mode)
+        ImageOps.exif_transpose(image, in_place=True)
+        return _flatten(image, mode)
     except Exception as error:  # decoders raise many kinds; a broken file must never be a crash
         raise BrokenImage("The image is truncated or corrupt; send a complete JPEG, PNG or WebP file.") from error
 
@@ -97,6 +114,17 @@ def _open(data: bytes) -> Image.Image:
         raise BrokenImage(BROKEN_HEADER) from error
 
 
+def _n_scans(data: bytes) -> int:
+    """The scans of a JPEG, or some number over ``MAX_SCANS``; what follows its end (a phone's video) is none of it."""
+    n, place = 0, 0
+    while n <= MAX_SCANS and (found := MARKER.search(data, place)) and found[0] != END_OF_IMAGE:
+        n += found[0] == START_OF_SCAN
+        place = found.end()
+        if found[0] not in WITHOUT_LENGTH:
+            place += int.from_bytes(data[place : place + 2])
+    return n
+
+
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
     """To "L" or "RGB": transparency over white, 16-bit grey scaled (Pillow would clip it)."""
     if image.mode.startswith("I"):
@@ -104,7 +132,7 @@ def _flatten(image: Image.Image, mode: str) -> Image.Image:
     if "A" in image.getbands() or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _background(image: Image.Image, spec: PreprocessSpec) -> int | tuple[int, int, int]:

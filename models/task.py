@@ -58,6 +58,13 @@ def canonical_text(text: str) -> str:
     return unicodedata.normalize("NFC", " ".join(kept.split()))
 
 
+def class_text(name: str, description: str) -> str:
+    """The one text that stands for a class: its name and its description; a name that is only a number says nothing."""
+    if not description:
+        return name
+    return description if name.isdecimal() else f"{name}. {description}"
+
+
 def check_classes(spec: TaskSpec, *, min_classes: int, max_classes: int) -> None:
     """Raise ImpossibleTask unless the classes have distinct, non-empty names and their number is in range."""
     n = len(spec.classes)

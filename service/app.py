@@ -16,19 +16,22 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI
 
 from models.errors import ClassmithError
-from service.api import errors, health, openapi, predict, tasks
+from models.text import Encoders
+from service.api import errors, health, open_inference, open_inference_models, openapi, page, predict, tasks
 from service.api.auth import Keyring
 from service.api.middleware.body_limit import BodyLimit
 from service.api.middleware.context import RequestContext
+from service.api.rate_limits import RateLimits
 from service.api.state import Served
 from service.batching import Batcher
 from service.catalogue import read_catalogue
+from service.descriptions import DescriptionReader, prepare_encoders
 from service.images import Intake
 from service.loading import Loader
 from service.pending import PendingGenerations
 from service.ports import TaskRecord
 from service.requests import Specifier
-from service.sessions import SessionCache
+from service.session_cache import SessionCache
 from service.settings import Settings
 from service.storage import Storage, open_storage
 from service.tasks import Tasks
@@ -42,11 +45,12 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings) -> FastAPI:
     """The application; raises InvalidSettings where the API keys cannot be read."""
     keyring, metrics = Keyring(settings.keys()), Metrics()
+    limits = RateLimits(settings.rate_per_s, settings.rate_burst)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.served = Served(settings, await _build(stack, settings, metrics), keyring, metrics)
+            app.state.served = Served(settings, await _build(stack, settings, metrics), keyring, metrics, limits)
             stack.callback(app.state.served.stopping.set)
             yield
         app.state.served = None
@@ -58,10 +62,11 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would go to whatever Host a request names
     )
     app.state.served = None
-    for router in (predict.router, tasks.router, health.router):  # flat, the hot one first
-        app.router.routes.extend(router.routes)
+    for part in (predict, open_inference_models, open_inference, tasks, health, page):  # flat, the hot one first
+        app.router.routes.extend(part.router.routes)
     errors.install(app)
     openapi.install(app, with_keys=bool(settings.api_keys or settings.api_keys_file))
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
@@ -74,9 +79,12 @@ async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics) ->
     pool = ThreadPoolExecutor(N_STORE_THREADS, "classmith-store")
     stack.callback(pool.shutdown)
     catalogue = await asyncio.to_thread(read_catalogue, settings.meta_models)
-    storage = await asyncio.to_thread(open_storage, settings, catalogue, metrics)
+    encoders = Encoders(settings.text_encoder, download=settings.download_encoder)
+    storage = await asyncio.to_thread(open_storage, settings, catalogue, metrics, encoders)
     stack.callback(storage.close)
     pool.submit(storage.prepare)
+    if settings.text_encoder_at_start:
+        pool.submit(prepare_encoders, catalogue.text_encoders, encoders)
     loader = Loader(storage.tasks, storage.bundles, storage.generation, catalogue)
     sessions = SessionCache(
         loader.session,
@@ -92,7 +100,7 @@ async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics) ->
     intake = Intake(n_threads=settings.n_runners, max_pixels=settings.max_image_pixels, max_queue=settings.max_queue)
     stack.callback(intake.close)
     pending = _pending(stack, settings, storage, _Warmer(sessions))
-    specifier = Specifier(settings, catalogue, intake)
+    specifier = Specifier(settings, catalogue, intake, DescriptionReader(encoders))
     return Tasks(storage.tasks, storage.bundles, storage.keys, specifier, loader, pending, sessions, batcher, pool)
 
 
@@ -102,6 +110,7 @@ def _batcher(settings: Settings, metrics: Metrics) -> Batcher:
         max_batch=settings.max_batch,
         max_queue_images=settings.max_queue,
         deadline_s=settings.deadline_s,
+        batch_s=settings.batch_s,
         max_pixels=settings.max_image_pixels,
         metrics=metrics,
     )

@@ -1,7 +1,8 @@
-"""Predictions in small batches: what waits for one task is decoded and run together, and nothing waits to be full.
+"""Predictions in small batches: what waits for one network is decoded and run together, and nothing waits to be full.
 
-A free runner thread takes what is there for the next task in turn, decodes it, runs the network once, decides, and
-hands all the answers back to the event loop with one call: one hop a request, however many share it.
+A free runner thread takes what is there for the next task in turn, with other tasks' images where they share a network
+(``service.waiting`` says in what order and how much), decodes it, runs the network once, decides, and hands all the
+answers back to the event loop with one call: one hop a request, however many share it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import numpy as np
 
 from models.decision import decide
 from models.errors import ClassmithError, InvalidRequest
-from models.preprocess import DEFAULT_MAX_PIXELS, to_pixels
+from models.preprocess import DEFAULT_MAX_PIXELS, PreprocessSpec, to_pixels
+from models.task import Pixels
+from service.pieces import Given, Piece, Prediction, Request
 from service.sessions import Session
 from service.telemetry import Metrics
-from service.waiting import Piece, Prediction, Request, WaitingLine
+from service.waiting import RUNNER_S, WaitingLine
 
 __all__ = ["Batcher", "Prediction"]
 log = logging.getLogger(__name__)
@@ -28,8 +31,9 @@ log = logging.getLogger(__name__)
 class Batcher:
     """Runner threads and the line of what waits for them, for one event loop.
 
-    Tasks with waiting images take turns, so that one with a thousand does not keep the others waiting. At most
-    ``max_queue_images`` wait; ``deadline_s`` bounds the predicted wait.
+    Tenants and tasks with waiting images take turns, so that one with a thousand does not keep the others waiting. At
+    most ``max_queue_images`` wait; ``deadline_s`` bounds the predicted wait. A batch is of ``max_batch`` images,
+    or of no more than take ``batch_s``, as learned.
     """
 
     def __init__(
@@ -39,14 +43,16 @@ class Batcher:
         max_batch: int,
         max_queue_images: int,
         deadline_s: float,
+        batch_s: float,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics, self._max_pixels = metrics or Metrics(), max_pixels
         self._line = WaitingLine(
             n_runners=n_runners, max_batch=max_batch, max_images=max_queue_images, deadline_s=deadline_s,
-            metrics=self._metrics,
+            batch_s=batch_s, metrics=self._metrics,
         )  # fmt: skip
+        self._nudge: asyncio.TimerHandle | None = None
         self._metrics.queue_depth.set_function(lambda: self._line.n_images)
         names = [f"classmith-runner-{i}" for i in range(n_runners)]
         self._runners = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
@@ -58,8 +64,8 @@ class Batcher:
         """Images that wait for a runner."""
         return self._line.n_images
 
-    async def predict(self, session: Session, images: Sequence[bytes], top_k: int | None = None) -> Prediction:
-        """Encoded images -> decisions in their order; the caller holds the session's lease meanwhile.
+    async def predict(self, session: Session, images: Sequence[Given], top_k: int | None = None) -> Prediction:
+        """Images, encoded or as pixels -> decisions in their order; the caller holds the session's lease meanwhile.
 
         Raises what ``to_pixels`` raises, located at the image (the other requests of its batch are not touched), Busy
         with ``retry_after_s``, or Unavailable once draining. Cancelling takes what still waits out of the line.
@@ -68,6 +74,8 @@ class Batcher:
             raise InvalidRequest("There is no image to classify; send at least one.", where="images")
         request = Request(session, top_k, asyncio.get_running_loop().create_future())
         self._line.put(request, images)
+        if self._nudge is None:
+            self._nudge = asyncio.get_running_loop().call_later(RUNNER_S, self._look_after_line)
         try:
             return await request.future
         finally:
@@ -81,18 +89,25 @@ class Batcher:
         self._line.close()
         for runner in self._runners:
             await asyncio.to_thread(runner.join)
+        if self._nudge is not None:
+            self._nudge.cancel()
+
+    def _look_after_line(self) -> None:
+        """While anything waits, see that a runner comes for it in time."""
+        again = self._line.nudge()
+        self._nudge = asyncio.get_running_loop().call_later(RUNNER_S, self._look_after_line) if again else None
 
     def _work(self) -> None:
         """One runner, until the line is closed and empty."""
         while (batch := self._line.take()) is not None:
-            began_at = perf_counter()
+            began_at, n_run = perf_counter(), 0
             try:
-                self._run(batch)
+                n_run = self._run(batch)
             except Exception as error:
                 log.exception("a batch failed")
                 for piece in batch:
                     piece.error = piece.error or error
-            self._line.done(batch, perf_counter() - began_at)
+            self._line.done(batch, perf_counter() - began_at, n_run)
             loop = batch[0].request.future.get_loop()
             try:
                 loop.call_soon_threadsafe(self._deliver, batch)
@@ -100,39 +115,45 @@ class Batcher:
                 return
             del batch
 
-    def _run(self, batch: list[Piece]) -> None:
-        """Decode, run once, decide; a piece with a broken image only gets its error."""
+    def _run(self, batch: list[Piece]) -> int:
+        """Decode, run once, decide: the number of images run. A piece with a broken image only gets its error."""
         whole = [piece for piece in batch if self._decode(piece)]
         if not whole:
-            return
+            return 0
         began_at = perf_counter()
-        session = whole[0].request.session
+        tasks = [piece.request.session.tensors for piece in whole for _ in piece.pixels]
         pixels = np.stack([image for piece in whole for image in piece.pixels])
-        logits = session.run(pixels)
-        run_s, stop, header = perf_counter() - began_at, 0, session.header
+        logits = whole[0].request.session.network.run(tasks, pixels)
+        run_s, stop = perf_counter() - began_at, 0
         for piece in whole:
-            start, stop = stop, stop + len(piece.pixels)
+            start, stop, header = stop, stop + len(piece.pixels), piece.request.session.header
             piece.run_s, piece.pixels = run_s, []
             piece.decisions = decide(
-                logits[start:stop], header.class_names, temperature=header.temperature,
+                np.asarray(logits[start:stop]), header.class_names, temperature=header.temperature,
                 abstain_below=header.abstain_below, top_k=piece.request.top_k,
             )  # fmt: skip
         self._metrics.batch_size.observe(len(pixels))
         self._metrics.infer_seconds.observe(run_s)
+        return len(pixels)
 
     def _decode(self, piece: Piece) -> bool:
-        """Images -> pixels; False where the request is over or one of them is broken."""
+        """Images -> pixels; False where the request is over or refused, or one of them is broken."""
         request, began_at = piece.request, perf_counter()
+        if piece.error is not None:
+            return False
         for i, image in enumerate(piece.images, piece.first):
             if request.is_over:
                 return False
             try:
-                piece.pixels.append(to_pixels(image, request.session.preprocess, max_pixels=self._max_pixels))
+                piece.pixels.append(self._pixels_of(image, request.session.preprocess))
             except ClassmithError as error:
                 piece.error = without_frames(error.at(f"images[{i}]"))
                 return False
         piece.decode_s = perf_counter() - began_at
         return True
+
+    def _pixels_of(self, image: Given, spec: PreprocessSpec) -> Pixels:
+        return to_pixels(image, spec, max_pixels=self._max_pixels) if isinstance(image, bytes) else image
 
     def _deliver(self, batch: list[Piece]) -> None:
         """On the event loop: give each request of a batch its part, and its answer once all parts are there."""

@@ -12,16 +12,29 @@ from models.errors import ImpossibleTask, InvalidMetaModel, Unavailable
 from models.metamodel import MetaModel, load
 
 AUTO = "auto"
-DEFAULT_FOR_DRAWINGS = "omniglot-64"
+PREFERRED: dict[str, tuple[str, ...]] = {
+    "drawings": ("omniglot-64",),
+    "photographs": (),
+    "words": (),
+    "words and drawings": (),
+    "words and photographs": (),
+}
+"""What is given -> the meta-models that "auto" tries first, in order; the others follow by name."""
 Domain = Literal["drawings", "photographs"]
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a request tells about the kind of task. ``near_grey``: of its images; None where it has none."""
+    """What a request tells about the kind of task.
+
+    ``n_shown``, ``n_described``: of its classes, those with images and those with a description. ``near_grey``: of its
+    images; None where it has none, or where that was not looked at.
+    """
 
     n_classes: int
+    n_shown: int
+    n_described: int
     n_images: int
     has_unlabeled: bool
     near_grey: bool | None = None
@@ -32,6 +45,12 @@ class Evidence:
         if self.near_grey is None:
             return None
         return "drawings" if self.near_grey else "photographs"
+
+    @property
+    def kind(self) -> str:
+        """A key of PREFERRED."""
+        given = ["words"] if self.n_described else []
+        return " and ".join([*given, self.domain] if self.domain else given)
 
 
 class Catalogue:
@@ -50,6 +69,11 @@ class Catalogue:
         """The most classes that any of them takes."""
         return max((m.manifest.max_classes for m in self.by_name.values()), default=64)
 
+    @property
+    def text_encoders(self) -> list[str]:
+        """The encoders that some of them read descriptions with."""
+        return sorted({m.manifest.text_encoder for m in self.by_name.values() if m.manifest.text_encoder})
+
     def get(self, name: str) -> MetaModel:
         """The meta-model an existing task was made with; raises Unavailable where it was taken away."""
         if name not in self.by_name:
@@ -58,13 +82,13 @@ class Catalogue:
         return self.by_name[name]
 
     def choose(self, generator: str, evidence: Evidence) -> MetaModel:
-        """The named meta-model, or with "auto" the first of the right domain that can take the task.
+        """The named meta-model, or with "auto" the first that can make use of all that is given, or else of most.
 
         Raises ImpossibleTask where there is none, saying which there are.
         """
         if generator != AUTO:
             return self._named(generator)
-        candidates = [m for m in self._preferred() if m.manifest.domain == evidence.domain]
+        candidates = sorted((m for m in self.by_name.values() if _suits(m, evidence)), key=lambda m: _rank(m, evidence))
         if not candidates:
             raise self._none_for(evidence)
         able = (m for m in candidates if _takes(m, evidence))
@@ -75,9 +99,6 @@ class Catalogue:
             return self.by_name[name]
         message = f"There is no meta-model {name[:100]!r} here; choose {self._choices()}."
         raise ImpossibleTask(message, where="generator")
-
-    def _preferred(self) -> list[MetaModel]:
-        return sorted(self.by_name.values(), key=lambda m: (m.name != DEFAULT_FOR_DRAWINGS, m.name))
 
     def _none_for(self, evidence: Evidence) -> ImpossibleTask:
         if evidence.domain is None:
@@ -91,11 +112,35 @@ class Catalogue:
         return ", ".join([AUTO, *self.names])
 
 
+def _suits(meta_model: MetaModel, evidence: Evidence) -> bool:
+    """Whether it takes this kind of task: what there is of every class, and images that look like these.
+
+    An image for every class is asked for later, where there are images: that error can say which class has none.
+    """
+    manifest = meta_model.manifest
+    if evidence.domain is None:
+        return manifest.accepts_descriptions
+    return manifest.accepts_images and manifest.domain == evidence.domain
+
+
+def _rank(meta_model: MetaModel, evidence: Evidence) -> tuple[bool, int, bool, str]:
+    """Lower is better: reads the words that are given, is preferred, is made for just what is given."""
+    manifest, preferred = meta_model.manifest, PREFERRED.get(evidence.kind, ())
+    reads_words = manifest.accepts_descriptions
+    return (
+        evidence.n_described > 0 and not reads_words,
+        preferred.index(meta_model.name) if meta_model.name in preferred else len(preferred),
+        (not evidence.n_described and reads_words) or (not evidence.n_shown and manifest.accepts_images),
+        meta_model.name,
+    )
+
+
 def _takes(meta_model: MetaModel, evidence: Evidence) -> bool:
     manifest = meta_model.manifest
     in_range = manifest.min_classes <= evidence.n_classes <= manifest.max_classes
     takes_unlabeled = manifest.accepts_unlabeled or not evidence.has_unlabeled
-    return in_range and takes_unlabeled and evidence.n_images <= manifest.max_images
+    takes_all = manifest.accepts_descriptions or evidence.n_shown == evidence.n_classes
+    return in_range and takes_unlabeled and takes_all and evidence.n_images <= manifest.max_images
 
 
 def read_catalogue(folder: Path) -> Catalogue:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.errors import BrokenImage, Busy, ClassmithError, InvalidRequest, TooLarge
-from models.preprocess import PreprocessSpec, decode, to_pixels
+from models.preprocess import PreprocessSpec, claimed_pixels, decode, to_pixels
 from models.task import Pixels
+from service.pieces import Given
 
 PEEK = PreprocessSpec(size=32, channels=3)
 N_PEEKED = 8
@@ -50,6 +51,24 @@ def from_base64(where: str, text: str, *, max_bytes: int) -> Image:
         remedy = "send the file's bytes in standard base64, without line breaks (base64 -w0) and without a data: prefix"
         raise InvalidRequest(f"This is not valid base64; {remedy}.", where=where) from error
     return checked(where, data, max_bytes=max_bytes)
+
+
+def check_pixels(images: Sequence[Given], spec: PreprocessSpec) -> None:
+    """Raise InvalidRequest where images that come as pixels, all of one shape, are not what a network takes."""
+    first, expected = images[0] if images else b"", (spec.size, spec.size, spec.channels)
+    if not isinstance(first, bytes) and first.shape != expected:
+        message = f"This classifier takes pixels (height, width, channels) of {expected}; these are {first.shape}."
+        raise InvalidRequest(message, where="images")
+
+
+async def check_total_pixels(images: Sequence[bytes], *, max_image: int, max_total: int) -> None:
+    """Raise TooLarge where images claim more pixels than a request may; a few within their own limit cannot."""
+    if len(images) * max_image <= max_total:
+        return
+    total = await asyncio.to_thread(lambda: sum(min(claimed_pixels(data), max_image) for data in images))
+    if total > max_total:
+        message = f"The images have {total / 1e6:.0f} megapixels together, a request at most {max_total / 1e6:g}"
+        raise TooLarge(f"{message}; send fewer at once, or scale them down.", where="images")
 
 
 class Intake:

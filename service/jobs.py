@@ -26,6 +26,7 @@ N_ALIVE = (
     NOW_MS
     + """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '(' .. string.format('%.0f', now), '+inf')
 return redis.call('ZCARD', KEYS[1])"""
 )
 

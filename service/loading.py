@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from models.bundle import Bundle, decode
-from models.errors import Conflict, CorruptBundle, GenerationFailed, NotFound
+from models.errors import Conflict, CorruptBundle, GenerationFailed, NotFound, Unavailable
 from service.catalogue import Catalogue
 from service.ports import BundleStore, Generation, TaskRecord, TaskStore
-from service.sessions import Session, build_session
+from service.sessions import Session, SharedNetworks
 
 TASK_ID = re.compile(r"[0-9a-f]{32}")
+N_TRIES = 3
+"""A store short of memory may evict a bundle as soon as it has it."""
 log = logging.getLogger(__name__)
 
 
@@ -29,6 +31,7 @@ class Loader:
     bundles: BundleStore
     generation: Generation
     catalogue: Catalogue
+    networks: SharedNetworks = field(default_factory=SharedNetworks)
 
     def record(self, tenant: str, task_id: str) -> TaskRecord:
         """The record of a tenant's task; raises NotFound."""
@@ -46,13 +49,15 @@ class Loader:
         record = self.record(tenant, task_id)
         meta_model = self.catalogue.get(record.meta_model)
         try:
-            return build_session(meta_model, self.bundle(record), tenant, task_id)
+            return self.networks.session(meta_model, self.bundle(record), tenant, task_id)
         except CorruptBundle:
-            return build_session(meta_model, self._remade(record), tenant, task_id)
+            self.bundles.delete(record.id)  # whole, and yet not of this meta-model
+            return self.networks.session(meta_model, self._remade(record), tenant, task_id)
 
     def bundle(self, record: TaskRecord) -> Bundle:
-        """The stored bundle, or the same made again."""
-        if record.state in {"queued", "generating"} and self.bundles.get(record.id) is None:
+        """The stored bundle, or the same made again, here or by whoever is at it."""
+        is_new = record.state in {"queued", "generating"} and record.generate_ms is None  # never made
+        if is_new and self.bundles.get(record.id) is None:
             raise Conflict(f"The task is still {record.state}; wait for it with GET /tasks/{record.id}/events.")
         if record.state == "failed":
             raise Conflict(f"The task failed ({record.error}); create it again, or with other images.")
@@ -64,11 +69,10 @@ class Loader:
 
     def _remade(self, record: TaskRecord) -> Bundle:
         log.info("remaking a lost bundle", extra={"task_id": record.id})
-        self.bundles.delete(record.id)
-        done = self.generation.run(record.tenant, record.id)
-        if done.state != "ready":
-            raise GenerationFailed(f"The task could not be made again ({done.error}); create it again.")
-        data = self.bundles.get(record.id)
-        if data is None:
-            raise CorruptBundle("The bundle was made again and is gone; check the store's size limit and its disk.")
-        return decode(data)
+        for _ in range(N_TRIES):
+            done = self.generation.run(record.tenant, record.id)
+            if done.state != "ready":
+                raise GenerationFailed(f"The task could not be made again ({done.error}); create it again.")
+            if (data := self.bundles.get(record.id)) is not None:
+                return decode(data)
+        raise Unavailable("The bundle is made again and again and is gone; give the store more memory or disk.")

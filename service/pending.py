@@ -113,6 +113,7 @@ class PendingGenerations:
         keys = self._store.unfinished(limit=N_RECOVERED)
         if not self._min_age_s:
             return list(keys)
-        before = time.time() - self._min_age_s
+        now = time.time()
         records = [self._store.get(*key) for key in keys]
-        return [(r.tenant, r.id) for r in records if r is not None and r.created_at < before]
+        is_young = [r is None or now - self._min_age_s <= r.created_at <= now for r in records]  # the clock may go back
+        return [key for key, young in zip(keys, is_young, strict=True) if not young]

@@ -24,7 +24,10 @@ class ClassSummary:
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """A stored task as it is listed. ``created_at``: Unix seconds. ``bytes``: size of its bundle once ready."""
+    """A stored task as it is listed. ``created_at``: Unix seconds. ``bytes``: size of its bundle once ready.
+
+    ``notes``: what its author should know of how it was read.
+    """
 
     tenant: str
     id: str
@@ -36,6 +39,7 @@ class TaskRecord:
     generate_ms: float | None = None
     bytes: int | None = None
     error: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class TaskStore(Protocol):
@@ -52,6 +56,9 @@ class TaskStore(Protocol):
 
     def list(self, tenant: str, *, limit: int, after: str | None = None) -> list[TaskRecord]:
         """Newest first, then by id; ``after`` is the last id of the page before (unknown: InvalidRequest)."""
+
+    def count(self, tenant: str) -> int:
+        """How many tasks a tenant has; one made or deleted at this moment may be in it or not."""
 
     def delete(self, tenant: str, task_id: str) -> bool:
         """Remove record and recipe; False if there was none."""

@@ -5,12 +5,14 @@ The checks come in the order of their cost, all of them before anything is store
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 from models.errors import ImpossibleTask, TooLarge
-from models.metamodel import MetaModel
+from models.metamodel import Manifest, MetaModel
 from models.task import ClassSpec, TaskSpec, canonical_text, check_classes, digest_of
 from service.catalogue import AUTO, Catalogue, Evidence
+from service.descriptions import Described, DescriptionReader, check_descriptions
 from service.images import Image, Intake
 from service.settings import Settings
 
@@ -52,11 +54,12 @@ class Specifier:
     settings: Settings
     catalogue: Catalogue
     intake: Intake
+    reader: DescriptionReader = field(default_factory=DescriptionReader)
 
     async def specify(self, request: TaskRequest) -> tuple[TaskSpec, MetaModel]:
         """The task and the meta-model it gets; raises ImpossibleTask, TooLarge or an image's error, located."""
         texts = self._texts(request)
-        meta_model = self.catalogue.choose(request.generator, await self._evidence(request))
+        meta_model = self.catalogue.choose(request.generator, await self._evidence(request, texts))
         _check_fits(texts, request, meta_model, self._max_classes(meta_model.manifest.max_classes))
         pixels = iter(await self.intake.pixels(request.images, meta_model.manifest.preprocess))
         classes = tuple(
@@ -64,6 +67,13 @@ class Specifier:
             for text, asked in zip(texts.classes, request.classes, strict=True)
         )
         return TaskSpec(classes, tuple(pixels)), meta_model
+
+    async def notes(self, request: TaskRequest, spec: TaskSpec, meta_model: MetaModel) -> tuple[str, ...]:
+        """What the author of the descriptions should know of how they are read; raises MissingEncoder."""
+        described = [Described(c.description, s) for c, s in zip(request.classes, spec.classes, strict=True)]
+        if not any(c.sent for c in described):
+            return ()
+        return await asyncio.to_thread(self.reader.notes, described, meta_model.manifest)
 
     def _texts(self, request: TaskRequest) -> TaskSpec:
         """Names and descriptions in canonical form, once their number and lengths are checked."""
@@ -88,10 +98,17 @@ class Specifier:
             message = f"{len(asked.images)} images are over the limit of {most} a class; send fewer."
             raise TooLarge(message, where=f"{where}.images")
 
-    async def _evidence(self, request: TaskRequest) -> Evidence:
+    async def _evidence(self, request: TaskRequest, texts: TaskSpec) -> Evidence:
         images = request.images
         near_grey = await self.intake.near_grey(images) if images and request.generator == AUTO else None
-        return Evidence(len(request.classes), len(images), bool(request.unlabeled), near_grey)
+        return Evidence(
+            n_classes=len(request.classes),
+            n_shown=sum(bool(c.images) for c in request.classes),
+            n_described=sum(bool(c.description) for c in texts.classes),
+            n_images=len(images),
+            has_unlabeled=bool(request.unlabeled),
+            near_grey=near_grey,
+        )
 
     def _max_classes(self, most: int) -> int:
         return max(MIN_CLASSES, min(most, self.settings.max_classes or most))
@@ -108,13 +125,26 @@ def _check_fits(texts: TaskSpec, request: TaskRequest, meta_model: MetaModel, ma
     manifest = meta_model.manifest
     check_classes(texts, min_classes=manifest.min_classes, max_classes=max_classes)
     for i, asked in enumerate(request.classes):
-        if not asked.images:
-            remedy = f"no meta-model here takes descriptions alone ({manifest.name} reads images); add at least one"
-            message = f"Class {texts.classes[i].name!r} has no image, and {remedy}."
-            raise ImpossibleTask(message, where=f"classes[{i}].images")
+        _check_evidence(texts.classes[i], len(asked.images), manifest, f"classes[{i}]")
+    check_descriptions(texts.classes, [len(c.images) for c in request.classes])
     n_images = len(request.images)
     if n_images > manifest.max_images:
         message = f"{n_images} images are more than {manifest.name} takes ({manifest.max_images}); send fewer."
         raise ImpossibleTask(message, where="classes")
     if request.unlabeled and not manifest.accepts_unlabeled:
         raise ImpossibleTask(f"{manifest.name} takes no unlabelled images; leave them out.", where="unlabeled")
+
+
+def _check_evidence(spec: ClassSpec, n_images: int, manifest: Manifest, where: str) -> None:
+    """Raise ImpossibleTask where the meta-model can tell nothing of a class, or does not take what there is of it."""
+    if n_images and not manifest.accepts_images:
+        message = f"{manifest.name} reads descriptions only; leave the images out, or choose another `generator`."
+        raise ImpossibleTask(message, where=f"{where}.images")
+    if n_images:
+        return
+    if not manifest.accepts_descriptions:
+        problem = f"has no image, and {manifest.name} does not take descriptions alone; add at least one image"
+        raise ImpossibleTask(f"Class {spec.name!r} {problem}.", where=f"{where}.images")
+    if not spec.description:
+        problem = "has neither a description nor an image; say in a sentence what it looks like, or show it"
+        raise ImpossibleTask(f"Class {spec.name!r} {problem}.", where=f"{where}.description")

@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from functools import partial
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from models.errors import Unavailable
 from models.generator import OnnxGenerator
 from models.runtime import CUDA
+from models.text import Encoders
 from service.api.state import Served
 from service.app import create_app
 from service.catalogue import read_catalogue
+from service.connections import Limits, PatientProtocol, most_connections, notice_dead_peers, sweep
 from service.settings import InvalidSettings, Settings
 from service.stores.redis import RedisTaskStore
 from service.stores.redis_bundles import RedisBundleStore
 from service.stores.redis_client import connect
+from service.stores.sqlite_schema import KEYS_FILE, TASKS_FILE, check
 from service.telemetry import configure_logging
 from service.worker import run_worker
 
@@ -32,9 +37,12 @@ def serve(settings: Settings) -> int:
     _check_state_dir(settings)
     listening = _listen(settings)
     app = create_app(settings)
+    most = most_connections(settings.max_connections)
+    limits = Limits(most, body_s=settings.body_s, stall_s=KEEP_ALIVE_S)
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=partial(PatientProtocol, limits=limits),  # type: ignore[arg-type]  # uvicorn only calls it
+        ws="none",
         lifespan="on",
         log_config=None,
         log_level="warning",
@@ -54,6 +62,7 @@ def work(settings: Settings) -> int:
     if not settings.redis_url:
         raise InvalidSettings("A worker takes its jobs from Redis; give --redis-url or set CLASSMITH_REDIS_URL.")
     configure_logging(settings.log_level)
+    encoders = Encoders(settings.text_encoder, download=settings.download_encoder)
     catalogue = read_catalogue(settings.meta_models)
     if not catalogue.names:
         raise InvalidSettings(f"No meta-model is in {settings.meta_models}; set CLASSMITH_META_MODELS to their folder.")
@@ -63,9 +72,10 @@ def work(settings: Settings) -> int:
         RedisTaskStore(client, prefix),
         RedisBundleStore(client, settings.bundle_ttl_s, prefix=prefix),
         catalogue.by_name,
-        generator=OnnxGenerator(providers=[CUDA]),
+        generator=OnnxGenerator(providers=[CUDA], encoders=encoders),
         prefix=prefix,
         lease_s=settings.lease_s,
+        alive_s=settings.lease_s,
     )
 
 
@@ -77,13 +87,21 @@ class _Server(uvicorn.Server):
         self._app, self._drain_s = app, drain_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._told = threading.Event()
+        self._sweep: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say where once connections are answered."""
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
+        self._sweep = self._loop.create_task(sweep(self.server_state.connections))
         for listening in sockets or ():
             print(f"Classmith listens on http://{_address(listening)} (documentation: /docs)", flush=True)  # noqa: T201
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop; slow clients are swept until all are gone."""
+        await super().shutdown(sockets)
+        if self._sweep is not None:
+            self._sweep.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; a plain return instead of uvicorn's death by the same signal, so that the status is 0."""
@@ -106,10 +124,14 @@ def _check_state_dir(settings: Settings) -> None:
         settings.state_dir.mkdir(parents=True, exist_ok=True)
         probe = settings.state_dir / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may be starting, too
+        for name in (TASKS_FILE, KEYS_FILE):
+            check(settings.state_dir / name)
     except OSError as error:
         message = f"CLASSMITH_STATE_DIR {settings.state_dir} cannot be written ({error.strerror}); choose another."
         raise InvalidSettings(message) from error
+    except Unavailable as error:
+        raise InvalidSettings(error.message) from error
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -123,6 +145,7 @@ def _listen(settings: Settings) -> socket.socket:
         message = f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose another with --port."
         raise InvalidSettings(message) from error
     listening.set_inheritable(True)
+    notice_dead_peers(listening)
     return listening
 
 

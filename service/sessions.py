@@ -1,70 +1,119 @@
-"""Networks of tasks that are ready to run: an LRU cache by bytes, with leases.
+"""What answers for a task: the network shared by all tasks of its meta-model where there is one, or one of its own.
 
-A hit answers from memory: no await that suspends, no thread, no store. A miss is built once for all who wait, in a
-small pool of its own, so that slow builds never hold up predictions of networks that are there. A leased network is
-never evicted, and a new one stays for a while, so that many cold tasks don't evict each other before they answer.
+A shared network is made once; a task's session is then its weights alone, ready at once, and its images run together
+with those of other tasks. A network of its own takes milliseconds to make and is the faster one for a busy task, unless
+tasks write their logits layer alone.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from models.bundle import Bundle, BundleHeader
-from models.errors import Busy, CorruptBundle, Unavailable
+from models.bundle import Bundle, BundleHeader, Tensors
+from models.errors import CorruptBundle
 from models.graph import INPUT, LOGITS, skeleton_for
 from models.metamodel import MetaModel
+from models.mixed import MixedNetwork, mixed_network
 from models.preprocess import PreprocessSpec
 from models.runtime import make_session
-from service.backpressure import jittered
-from service.telemetry import Metrics
 
-log = logging.getLogger(__name__)
-
-TIER = "session"
 OVERHEAD_BYTES = 250_000
 """What ONNX Runtime keeps for a session besides its weights (measured, x86-64, version 1.31)."""
-N_BUILDERS, N_CHECKERS, N_WAITING_BUILDS = 4, 2, 256
-OVERSHOOT = 1.25
-"""Past this multiple of ``max_bytes`` the minimum residency protects no longer."""
+SHARING_OVERHEAD_BYTES = 8_000
+"""What a session on a shared network takes besides its weights: class names, arrays and dictionaries."""
 
-Key = tuple[str, str]  # tenant, task id
+
+class Network(Protocol):
+    """Runs images of the tasks it serves together; MixedNetwork and OwnNetwork do."""
+
+    def run(self, tasks: Sequence[Tensors], pixels: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+        """Pixels ``(N, H, W, C)`` and each row's task -> N times logits ``(K,)``; a row depends on its image alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class OwnNetwork:
+    """The network of one task, its weights in it."""
+
+    network: ort.InferenceSession
+
+    def run(self, tasks: Sequence[Tensors], pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """N times logits ``(K,)``; whose task each row is, is known."""
+        return list(self.network.run([LOGITS], {INPUT: pixels})[0])
 
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """The network of one task, ready to run; ``n_bytes`` is what it takes of memory. Safe to run from many threads."""
+    """One task, ready to run; ``n_bytes`` is what it takes of memory. Safe to run from many threads.
+
+    ``tensors``: what the task brings to a shared network. ``promote``: makes the faster session of its own, where
+    there is one.
+    """
 
     tenant: str
     task_id: str
     header: BundleHeader
     preprocess: PreprocessSpec
     n_bytes: int
-    network: ort.InferenceSession
+    network: Network
+    tensors: Tensors = field(default_factory=dict)
+    promote: Callable[[], Session] | None = None
+
+    @property
+    def kind(self) -> str:
+        """Sessions of one kind cost the same to run."""
+        return f"{self.header.meta_model}, shared" if self.tensors else self.header.meta_model
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels ``(N, H, W, C)`` uint8 -> logits ``(N, K)``; each row depends on its own image alone."""
-        logits: NDArray[np.float32] = self.network.run([LOGITS], {INPUT: pixels})[0]
-        return logits
+        return np.asarray(self.network.run([self.tensors] * len(pixels), pixels))
 
 
 def build_session(meta_model: MetaModel, bundle: Bundle, tenant: str, task_id: str) -> Session:
-    """A task's weights and its meta-model -> its session; raises CorruptBundle where the two do not belong together."""
+    """A session with a network of its own; raises CorruptBundle where bundle and meta-model do not belong together."""
     _check(meta_model, bundle)
     graph = skeleton_for(meta_model.read("skeleton.onnx"), meta_model.manifest, len(bundle.header.class_names))
-    weights = {**meta_model.base, **bundle.tensors}
+    weights = weights_of(meta_model, bundle)
     n_bytes = len(graph) + sum(tensor.nbytes for tensor in weights.values()) + OVERHEAD_BYTES
-    network = make_session(graph, weights)
+    network = OwnNetwork(make_session(graph, weights))
     return Session(tenant, task_id, bundle.header, meta_model.manifest.preprocess, n_bytes, network)
+
+
+def weights_of(meta_model: MetaModel, bundle: Bundle) -> dict[str, NDArray[np.generic]]:
+    """Every external weight of the skeleton, for one task."""
+    return {**meta_model.base, **bundle.tensors}
+
+
+class SharedNetworks:
+    """The shared network of each meta-model that can have one, made at its first task. Blocking and thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: dict[str, MixedNetwork | None] = {}
+
+    def session(self, meta_model: MetaModel, bundle: Bundle, tenant: str, task_id: str) -> Session:
+        """A session on the shared network, else one of its own; raises CorruptBundle as ``build_session``."""
+        _check(meta_model, bundle)
+        network = self._network(meta_model)
+        if network is None:
+            return build_session(meta_model, bundle, tenant, task_id)
+        n_bytes = sum(tensor.nbytes for tensor in bundle.tensors.values()) + SHARING_OVERHEAD_BYTES
+        preprocess = meta_model.manifest.preprocess
+        own = None if network.writes_heads_alone else partial(build_session, meta_model, bundle, tenant, task_id)
+        return Session(tenant, task_id, bundle.header, preprocess, n_bytes, network, bundle.tensors, own)
+
+    def _network(self, meta_model: MetaModel) -> MixedNetwork | None:
+        with self._lock:
+            if meta_model.digest not in self._found:
+                self._found[meta_model.digest] = mixed_network(meta_model)
+            return self._found[meta_model.digest]
 
 
 def _check(meta_model: MetaModel, bundle: Bundle) -> None:
@@ -74,177 +123,3 @@ def _check(meta_model: MetaModel, bundle: Bundle) -> None:
     expected = {name: spec.shape_for(n_classes) for name, spec in specs if spec.source == "bundle"}
     if {name: tensor.shape for name, tensor in bundle.tensors.items()} != expected:
         raise CorruptBundle("A bundle's tensors are not those of its meta-model; it is made again from its recipe.")
-
-
-@dataclass(eq=False)
-class _Entry:
-    session: Session
-    built_at: float
-    checked_at: float
-    check: asyncio.Task[None] | None = None
-    check_began_at: float = 0.0
-    n_leases: int = 0
-
-
-class Lease:
-    """``async with`` gives the session, which stays in the cache until the end of the block."""
-
-    def __init__(self, cache: SessionCache, key: Key) -> None:
-        self._cache, self._key = cache, key
-        self._entry: _Entry | None = None
-
-    async def __aenter__(self) -> Session:
-        entry = self._cache._hit(self._key) or await self._cache._find(self._key)
-        entry.n_leases += 1
-        self._entry = entry
-        return entry.session
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._entry is not None:
-            self._entry.n_leases -= 1
-            self._cache._evict()
-
-
-class SessionCache:
-    """Sessions by (tenant, task id); used from one event loop, which alone changes its state.
-
-    ``load`` makes a session, blocking, in a thread (it may raise NotFound); a failure is passed to all who wait and
-    not kept. ``validate`` says, blocking, whether the task still exists: an entry is trusted for ``revalidate_s``, and
-    checked in the background from half of that, so that a hot task never waits. Where the store does not answer, what
-    is in memory goes on answering.
-    """
-
-    def __init__(
-        self,
-        load: Callable[[str, str], Session],
-        validate: Callable[[str, str], bool],
-        *,
-        max_bytes: int,
-        min_residency_s: float,
-        revalidate_s: float = 2.0,
-        metrics: Metrics | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._load, self._validate, self._clock, self._revalidate_s = load, validate, clock, revalidate_s
-        self._max_bytes, self._min_residency_s = max_bytes, min_residency_s
-        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
-        self._builds: dict[Key, asyncio.Task[_Entry]] = {}
-        self._builders = ThreadPoolExecutor(N_BUILDERS, "classmith-build")
-        self._checkers = ThreadPoolExecutor(N_CHECKERS, "classmith-check")
-        self._n_bytes, self._mean_build_s, self._closed = 0, 0.01, False
-        metrics = metrics or Metrics()
-        self._hits, self._misses = metrics.cache_hits.labels(TIER), metrics.cache_misses.labels(TIER)
-        self._evictions = metrics.cache_evictions.labels(TIER)
-        metrics.cache_bytes.labels(TIER).set_function(lambda: self._n_bytes)
-        self._build_seconds, self._shed = metrics.session_create_seconds, metrics.shed.labels("cold_queue_full")
-
-    @property
-    def n_bytes(self) -> int:
-        """The size of all entries."""
-        return self._n_bytes
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def lease(self, tenant: str, task_id: str) -> Lease:
-        """Lease a task's session; entering raises what ``load`` raises, Busy (too many builds wait), or Unavailable."""
-        return Lease(self, (tenant, task_id))
-
-    def drop(self, tenant: str, task_id: str) -> None:
-        """Forget a task (deleted, or made anew); leases that run keep their session until they end."""
-        self._builds.pop((tenant, task_id), None)  # who waits for it still gets it; it is not kept
-        self._remove((tenant, task_id))
-
-    async def close(self) -> None:
-        """Refuse further leases, let running builds and checks end, and let go of every session."""
-        self._closed = True
-        checks = [entry.check for entry in self._entries.values() if entry.check]
-        await asyncio.gather(*self._builds.values(), *checks, return_exceptions=True)
-        self._builders.shutdown()
-        self._checkers.shutdown()
-        for key in list(self._entries):
-            self._remove(key)
-
-    def _hit(self, key: Key) -> _Entry | None:
-        """The entry, if it is there and may be trusted without waiting; starts its check when that is due."""
-        entry = self._entries.get(key)
-        if entry is None or self._closed:
-            return None
-        age_s = self._clock() - entry.checked_at
-        if age_s > self._revalidate_s / 2 and entry.check is None:
-            entry.check_began_at = self._clock()
-            entry.check = asyncio.create_task(self._check(key, entry))
-        if age_s > self._revalidate_s:
-            return None
-        self._entries.move_to_end(key)
-        self._hits.inc()
-        return entry
-
-    async def _find(self, key: Key) -> _Entry:
-        """The entry once its check has ended, or else built."""
-        if self._closed:
-            raise Unavailable("The service is shutting down; send the request again.")
-        entry = self._entries.get(key)
-        if entry is not None and entry.check is not None:
-            patience_s = entry.check_began_at + self._revalidate_s - self._clock()
-            await asyncio.wait({entry.check}, timeout=max(0.0, patience_s))
-        if entry is not None and self._entries.get(key) is entry:
-            self._hits.inc()
-            return entry
-        return await self._built(key)
-
-    async def _check(self, key: Key, entry: _Entry) -> None:
-        try:
-            valid = await asyncio.get_running_loop().run_in_executor(self._checkers, self._validate, *key)
-            entry.checked_at = entry.check_began_at
-        except Exception as error:
-            log.warning("a task in memory could not be checked", extra={"error_type": type(error).__name__})
-            valid, entry.checked_at = True, self._clock()
-        entry.check = None
-        if not valid and self._entries.get(key) is entry:
-            self._remove(key)
-
-    async def _built(self, key: Key) -> _Entry:
-        """The entry of the one build under way for this key, begun here if there is none."""
-        build = self._builds.get(key)
-        if build is None:
-            self._misses.inc()
-            if len(self._builds) >= N_WAITING_BUILDS:
-                self._shed.inc()
-                wait_s = len(self._builds) / N_BUILDERS * self._mean_build_s
-                raise Busy("Too many tasks are being loaded; try again shortly.", retry_after_s=jittered(wait_s))
-            build = self._builds[key] = asyncio.create_task(self._build(key))
-        return await asyncio.shield(build)  # one who gives up does not take the network from the others
-
-    async def _build(self, key: Key) -> _Entry:
-        began_at = self._clock()
-        try:
-            session = await asyncio.get_running_loop().run_in_executor(self._builders, self._load, *key)
-            entry = _Entry(session, built_at=self._clock(), checked_at=began_at)
-            self._build_seconds.observe(entry.built_at - began_at)
-            self._mean_build_s += 0.1 * (entry.built_at - began_at - self._mean_build_s)
-            if self._builds.get(key) is asyncio.current_task():  # not dropped meanwhile
-                self._entries[key] = entry
-                self._n_bytes += session.n_bytes
-                self._evict()
-            return entry
-        finally:
-            if self._builds.get(key) is asyncio.current_task():
-                del self._builds[key]
-
-    def _remove(self, key: Key) -> None:
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self._n_bytes -= entry.session.n_bytes
-
-    def _evict(self) -> None:
-        """Least recently used first, until the rest fits: none leased, not the newest, nor (in bounds) a young one."""
-        if self._n_bytes <= self._max_bytes:
-            return
-        for key, entry in list(self._entries.items())[:-1]:
-            if self._n_bytes <= self._max_bytes:
-                return
-            is_young = self._clock() < entry.built_at + self._min_residency_s
-            if entry.n_leases == 0 and not (is_young and self._n_bytes <= OVERSHOOT * self._max_bytes):
-                self._remove(key)
-                self._evictions.inc()

@@ -7,12 +7,11 @@ defaults of docs: raise them for trusted callers, lower them for small machines.
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from models.metamodel import ZOO
@@ -31,6 +30,28 @@ def default_state_dir() -> Path:
     return Path(base) / "classmith"
 
 
+class Grant(BaseModel):
+    """What a key gives: a tenant's tasks, and limits of the key's own where they are not the service's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tenant: str = Field(min_length=1)
+    rate_per_s: float | None = Field(default=None, gt=0)
+    max_tasks: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {"tenant": value} if isinstance(value, str) else value
+
+    @field_validator("tenant")
+    @classmethod
+    def _tenant_has_a_name(cls, tenant: str) -> str:
+        if not tenant.strip():
+            raise ValueError('tenants must not be empty; give {"some-long-key": "tenant-name", ...}')
+        return tenant
+
+
 class Settings(BaseSettings):
     """One running service. Counts are ``max_...`` or ``n_...``; sizes are in bytes, times in seconds."""
 
@@ -44,6 +65,10 @@ class Settings(BaseSettings):
     """From SIGTERM until no more connections are taken: ``/readyz`` already says 503, so balancers look elsewhere."""
     shutdown_s: float = Field(10.0, gt=0)
     """For requests under way, once no more connections are taken."""
+    max_connections: int = Field(10_000, ge=1)
+    """Those idle for longest make room for more; at most what the process may have open files for."""
+    body_s: float = Field(30.0, gt=0)
+    """For the body of a request to arrive, and a second more for each kB of it."""
 
     state_dir: Path = Field(default_factory=default_state_dir)
     redis_url: str = ""
@@ -52,8 +77,14 @@ class Settings(BaseSettings):
     """Of every key, so that several services can share a Redis."""
     meta_models: Path = ZOO
     """A folder of meta-model folders."""
-    api_keys: dict[str, str] = Field(default_factory=dict, repr=False)
-    """Key -> tenant. Without keys the service listens on loopback only."""
+    text_encoder: Path | None = None
+    """A folder with the text encoder's own files; by default its Python package, else the model hub's cache."""
+    download_encoder: bool = False
+    """Download the text encoder's files where they are nowhere, once, when the first description comes."""
+    text_encoder_at_start: bool = False
+    """Read the text encoder (about 200 MB of memory) at the start, not when the first description comes."""
+    api_keys: dict[str, Grant] = Field(default_factory=dict, repr=False)
+    """Key -> tenant, or {"tenant": NAME, "rate_per_s": 50, "max_tasks": 100}. Without keys: on loopback only."""
     api_keys_file: Path | None = None
     """A JSON file with the same mapping."""
 
@@ -64,8 +95,17 @@ class Settings(BaseSettings):
     max_images_per_class: int = Field(64, ge=1)
     max_image_bytes: int = Field(10_000_000, ge=1)
     max_image_pixels: int = Field(25_000_000, ge=1)
+    max_request_pixels: int = Field(500_000_000, ge=1)
+    """Of all images of a request together: a kilobyte can claim what takes a second to decode."""
     max_request_bytes: int = Field(64_000_000, ge=1)
     max_images_per_predict: int = Field(1_000, ge=1)
+
+    rate_per_s: float = Field(0.0, ge=0)
+    """Requests a second that a tenant may send to this process, whatever they ask; 0: no limit."""
+    rate_burst: int | None = Field(None, ge=1)
+    """Requests it may send at once; by default those of a second."""
+    max_tasks: int | None = Field(None, ge=0)
+    """Tasks a tenant may keep; by default no limit."""
 
     wait_s: float = Field(30.0, ge=0)
     """How long ``POST /tasks`` waits for the classifier where the client does not say (``Prefer: wait=N``)."""
@@ -92,6 +132,8 @@ class Settings(BaseSettings):
     """Threads that decode images and run classifiers."""
     max_batch: int = Field(64, ge=1)
     """Most images in one run."""
+    batch_s: float = Field(0.02, gt=0)
+    """The longest that a batch of several images may take, decoding included, by the times measured so far."""
     max_queue: int = Field(4_096, ge=1)
     """Most images waiting; more are answered 429."""
     deadline_s: float = Field(10.0, gt=0)
@@ -99,8 +141,8 @@ class Settings(BaseSettings):
 
     @field_validator("api_keys")
     @classmethod
-    def _keys_are_usable(cls, keys: dict[str, str]) -> dict[str, str]:
-        if any(not key.strip() or not tenant.strip() for key, tenant in keys.items()):
+    def _keys_are_usable(cls, keys: dict[str, Grant]) -> dict[str, Grant]:
+        if not all(key.strip() for key in keys):
             raise ValueError('keys and tenants must not be empty; give {"some-long-key": "tenant-name", ...}')
         return keys
 
@@ -113,17 +155,18 @@ class Settings(BaseSettings):
             )
         return self
 
-    def keys(self) -> dict[str, str]:
-        """Key -> tenant, from both sources; raises InvalidSettings where the file is not such a mapping."""
+    def keys(self) -> dict[str, Grant]:
+        """Key -> what it gives, from both sources; raises InvalidSettings where the file is not such a mapping."""
         if self.api_keys_file is None:
             return dict(self.api_keys)
         remedy = f'{self.api_keys_file} must hold JSON like {{"some-long-key": "tenant-name"}}'
         try:
-            found = json.loads(self.api_keys_file.read_bytes())
-        except (OSError, ValueError) as error:
+            found = TypeAdapter(dict[str, Grant]).validate_json(self.api_keys_file.read_bytes())
+        except OSError as error:
             raise InvalidSettings(f"The API keys cannot be read ({error}); {remedy}.") from error
-        pairs = found.items() if isinstance(found, dict) else [("", "")]
-        if not found or not all(isinstance(t, str) and t.strip() and k.strip() for k, t in pairs):
+        except ValidationError:  # its text holds the keys
+            found = {}
+        if not found or not all(key.strip() for key in found):
             raise InvalidSettings(f"The API keys are not usable; {remedy}, with at least one key.")
         return {**self.api_keys, **found}
 

@@ -11,6 +11,7 @@ from models.errors import Unavailable
 from models.generator import OnnxGenerator
 from models.metamodel import MetaModel
 from models.task import TaskSpec
+from models.text import Encoders
 from service.catalogue import Catalogue
 from service.generation import LocalGeneration, QueuedGeneration
 from service.idempotency import IdempotencyStore, RedisIdempotencyStore, SqliteIdempotencyStore
@@ -22,6 +23,7 @@ from service.stores.redis import RedisTaskStore
 from service.stores.redis_bundles import RedisBundleStore
 from service.stores.redis_client import connect, durability_problems
 from service.stores.sqlite import SqliteTaskStore
+from service.stores.sqlite_schema import KEYS_FILE, TASKS_FILE
 from service.telemetry import Metrics
 
 log = logging.getLogger(__name__)
@@ -50,8 +52,8 @@ class Storage:
 class MeasuredGenerator(OnnxGenerator):
     """The generator, with its times and ends in the metrics."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        super().__init__()
+    def __init__(self, metrics: Metrics, encoders: Encoders) -> None:
+        super().__init__(encoders=encoders)
         self._seconds, self._ends = metrics.generation_seconds, metrics.generations
 
     def generate(self, meta_model: MetaModel, spec: TaskSpec) -> Bundle:
@@ -66,18 +68,18 @@ class MeasuredGenerator(OnnxGenerator):
             self._ends.labels(outcome).inc()
 
 
-def open_storage(settings: Settings, catalogue: Catalogue, metrics: Metrics) -> Storage:
+def open_storage(settings: Settings, catalogue: Catalogue, metrics: Metrics, encoders: Encoders) -> Storage:
     """Redis where one is configured, else files below ``state_dir``."""
-    generator = MeasuredGenerator(metrics)
+    generator = MeasuredGenerator(metrics, encoders)
     open_one = _shared if settings.redis_url else _embedded
     return open_one(settings, catalogue, generator)
 
 
 def _embedded(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator) -> Storage:
     folder = settings.state_dir
-    tasks = SqliteTaskStore(folder / "tasks.sqlite3")
+    tasks = SqliteTaskStore(folder / TASKS_FILE)
     bundles = FileBundleStore(folder / "bundles", settings.bundle_bytes)
-    keys = SqliteIdempotencyStore(folder / "idempotency.sqlite3", keep_s=settings.idempotency_s)
+    keys = SqliteIdempotencyStore(folder / KEYS_FILE, keep_s=settings.idempotency_s)
     generation = LocalGeneration(tasks, bundles, catalogue.by_name, lease_s=settings.lease_s, generator=generator)
     return Storage(
         tasks,
@@ -94,7 +96,7 @@ def _shared(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator) 
     tasks, bundles = RedisTaskStore(client, prefix), RedisBundleStore(client, settings.bundle_ttl_s, prefix=prefix)
     keys = RedisIdempotencyStore(client, keep_s=settings.idempotency_s, prefix=prefix)
     local = LocalGeneration(tasks, bundles, catalogue.by_name, lease_s=settings.lease_s, generator=generator)
-    queue = JobQueue(client, prefix=prefix)
+    queue = JobQueue(client, alive_s=settings.lease_s, prefix=prefix)
     generation = QueuedGeneration(queue, tasks, local, max_jobs=settings.max_pending_generations)
     try:
         for problem in durability_problems(client):

@@ -6,20 +6,24 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TypeVar
 
-from models.errors import NotFound, ReusedKey
+from models.errors import ClassmithError, NotFound, QuotaExceeded, ReusedKey
 from models.graph import self_contained
 from models.metamodel import MetaModel
 from models.task import TaskSpec, encode_recipe, task_id
 from service.batching import Batcher, Prediction
 from service.idempotency import IdempotencyStore, Remembered
+from service.images import check_pixels
 from service.loading import TASK_ID, Loader, unknown_task
 from service.pending import PendingGenerations
+from service.pieces import Given
 from service.ports import BundleStore, ClassSummary, TaskRecord, TaskStore
 from service.requests import Specifier, TaskRequest
-from service.sessions import SessionCache
+from service.session_cache import SessionCache
+from service.statistics import Statistics
 
 POLL_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 FINISHED = frozenset({"ready", "failed"})
@@ -47,17 +51,21 @@ class Tasks:
     sessions: SessionCache
     batcher: Batcher
     pool: ThreadPoolExecutor
+    statistics: Statistics = field(default_factory=Statistics)
 
-    async def create(self, tenant: str, request: TaskRequest, *, wait_s: float, key: str | None = None) -> Creation:
+    async def create(
+        self, tenant: str, request: TaskRequest, *, wait_s: float, key: str | None = None, max_tasks: int | None = None
+    ) -> Creation:
         """Make the task's classifier, or find it; waits for it at most ``wait_s``.
 
         Everything is checked before anything is stored. Equal requests lead to the same task. ``key``: a repeated
         request under it is answered as the first one was; raises ReusedKey where that one asked for something else.
+        Raises QuotaExceeded where the task is new and the tenant keeps ``max_tasks`` already.
         """
         fingerprint = request.fingerprint() if key else ""
         creation = await self._replay(tenant, key, fingerprint) if key else None
         if creation is None:
-            creation = await self._register(tenant, request, key, fingerprint)
+            creation = await self._register(tenant, request, key, fingerprint, max_tasks)
         if creation.record.state == "ready":
             return creation
         generation = self.pending.start(tenant, creation.record.id)
@@ -97,10 +105,36 @@ class Tasks:
 
     async def predict(self, tenant: str, ident: str, images: Sequence[bytes], top_k: int | None) -> Prediction:
         """The classifier's decisions on encoded images, in their order; each depends on its own image alone."""
+        return (await self.infer(tenant, ident, images, top_k))[0]
+
+    async def infer(
+        self, tenant: str, ident: str, images: Sequence[Given], top_k: int | None = None
+    ) -> tuple[Prediction, tuple[str, ...]]:
+        """As ``predict``, for encoded images or pixels as the network takes them; and the classes in their order."""
         if not TASK_ID.fullmatch(ident):
             raise unknown_task(ident)
+        began_at = perf_counter()
         async with self.sessions.lease(tenant, ident) as session:
-            return await self.batcher.predict(session, images, top_k)
+            try:
+                check_pixels(images, session.preprocess)
+                prediction = await self.batcher.predict(session, images, top_k)
+            except ClassmithError:
+                self.statistics.failed(tenant, ident, (perf_counter() - began_at) * 1e3)
+                raise
+            self.statistics.succeeded(tenant, ident, prediction, (perf_counter() - began_at) * 1e3)
+            return prediction, session.header.class_names
+
+    async def load(self, tenant: str, ident: str) -> None:
+        """Make a task's classifier ready in memory; raises what loading it raises."""
+        if not TASK_ID.fullmatch(ident):
+            raise unknown_task(ident)
+        async with self.sessions.lease(tenant, ident):
+            pass
+
+    async def unload(self, tenant: str, ident: str) -> None:
+        """Let go of a task's classifier in memory; the task stays, and its next prediction loads it again."""
+        await self.get(tenant, ident)
+        self.sessions.drop(tenant, ident)
 
     async def export_model(self, tenant: str, ident: str) -> bytes:
         """The classifier as an ONNX file that runs anywhere; raises what loading it raises."""
@@ -124,7 +158,9 @@ class Tasks:
             await self._off_loop(lambda: self.keys.forget(tenant, key))
             return None
 
-    async def _register(self, tenant: str, request: TaskRequest, key: str | None, fingerprint: str) -> Creation:
+    async def _register(
+        self, tenant: str, request: TaskRequest, key: str | None, fingerprint: str, max_tasks: int | None
+    ) -> Creation:
         """Check the request whole, and store its task durably if it is not there."""
         spec, meta_model = await self.specifier.specify(request)
         recipe = encode_recipe(spec)
@@ -134,17 +170,26 @@ class Tasks:
             meta_model_digest=meta_model.digest,
             preprocessing=meta_model.manifest.preprocess.version,
         )
-        record = _new_record(tenant, ident, spec, meta_model)
         known = await self._off_loop(lambda: self.store.get(tenant, ident))
+        notes: tuple[str, ...] = ()
         if known is None:
             self.pending.check_room(tenant, ident)
+            if max_tasks is not None:
+                await self._off_loop(lambda: self._check_quota(tenant, max_tasks))
+            notes = await self.specifier.notes(request, spec, meta_model)
         if key:
             entry = Remembered(fingerprint, ident, known is None)
             _check_same(await self._off_loop(lambda: self.keys.put(tenant, key, entry)), fingerprint)
         if known is not None:
             return Creation(known, made=False)
+        record = _new_record(tenant, ident, spec, meta_model, notes)
         made = await self._off_loop(lambda: self.store.create(record, recipe))
         return Creation(record if made else await self.get(tenant, ident), made)
+
+    def _check_quota(self, tenant: str, max_tasks: int) -> None:
+        if self.store.count(tenant) >= max_tasks:
+            message = f"You keep {max_tasks} tasks already, which is your limit; delete one you no longer need."
+            raise QuotaExceeded(message)
 
     async def _off_loop(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
@@ -156,6 +201,7 @@ def _check_same(first: Remembered, fingerprint: str) -> None:
         raise ReusedKey(message, where="Idempotency-Key")
 
 
-def _new_record(tenant: str, ident: str, spec: TaskSpec, meta_model: MetaModel) -> TaskRecord:
+def _new_record(tenant: str, ident: str, spec: TaskSpec, meta_model: MetaModel, notes: tuple[str, ...]) -> TaskRecord:
     classes = tuple(ClassSummary(c.name, c.description, len(c.images)) for c in spec.classes)
-    return TaskRecord(tenant, ident, "queued", classes, len(spec.unlabeled), meta_model.name, time.time())
+    n_unlabeled = len(spec.unlabeled)
+    return TaskRecord(tenant, ident, "queued", classes, n_unlabeled, meta_model.name, time.time(), notes=notes)

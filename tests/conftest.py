@@ -1,4 +1,4 @@
-"""Fixtures for every folder of tests: a real Redis, shared by the session, and names of one's own in it."""
+"""For every folder of tests: a real Redis, shared by the session, and Hypothesis's profile."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from redis import Redis
 
 from service.stores.redis_client import connect
 from tests.redis_server import RedisServer
+
+# The same examples in every run, on a machine of any speed.
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from redis import Redis
@@ -14,7 +15,7 @@ from redis.exceptions import RedisError
 
 from service.stores.redis_client import connect
 
-START_S = 20.0
+START_S = 120.0
 
 
 def executable() -> str:
@@ -31,20 +32,32 @@ def executable() -> str:
 class RedisServer:
     """One server process; it can be killed and started again on the same port and folder."""
 
-    def __init__(self, folder: Path, program: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        program: str | None = None,
+        *,
+        options: Sequence[str] = (),
+    ) -> None:
         self._folder = folder
         self._program = program or executable()
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = free_port()
         self.start()
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder), "--save", ""]
-        options += ["--appendonly", "yes", "--loglevel", "warning"]
+        options += ["--appendonly", "yes", "--loglevel", "warning", *self._options]
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen([self._program, *options], stdout=log, stderr=log)
         client = connect(self.url)
@@ -69,7 +82,7 @@ class RedisServer:
             self._process = None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

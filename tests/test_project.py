@@ -93,7 +93,7 @@ def test_the_image_refuses_to_start_open_to_the_network_without_keys(tmp_path: P
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CLASSMITH_")}
     environment["CLASSMITH_STATE_DIR"] = str(tmp_path)
     command = [script("classmith"), *instruction(ROOT / "docker" / "service.Dockerfile", "CMD")]
-    refusal = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    refusal = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert refusal.returncode != 0
     assert "CLASSMITH_API_KEYS" in refusal.stderr + refusal.stdout
 
@@ -256,6 +256,30 @@ def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
     assert refusal.returncode != 0
     assert "needs Python 3.11 or newer" in refusal.stderr
     assert "Python 3.9.1" in refusal.stderr
+
+
+def test_a_commit_is_checked_as_ci_checks_it() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    (hook,) = repository["hooks"]
+    assert (repository["repo"], hook["language"], hook["entry"]) == ("local", "system", "make check")
+
+
+@pytest.mark.parametrize("form", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda p: p.stem)
+def test_an_issue_form_asks_for_something_and_names_commands_there_are(form: Path) -> None:
+    asked = yaml.safe_load(form.read_text())
+    fields = [field for field in asked["body"] if field["type"] != "markdown"]
+    assert asked["name"]
+    assert asked["description"]
+    assert any(field.get("validations", {}).get("required") for field in fields)
+    assert len({field["id"] for field in fields}) == len(fields)
+    for command in re.findall(r"`(classmith [a-z ]+)", form.read_text()):
+        subprocess.run([script("classmith"), *command.split()[1:], "--help"], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("package", ["models", "service", "training"])
+def test_the_packages_say_that_they_are_typed(package: str) -> None:
+    assert (ROOT / package / "py.typed").is_file()
+    assert "py.typed" in PYPROJECT["tool"]["setuptools"]["package-data"][package]
 
 
 def test_ci_runs_the_checks_and_the_tests() -> None:

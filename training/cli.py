@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_fit(commands)
     _add_export(commands)
+    _add_export_encoder(commands)
     _add_evaluate(commands)
     _add_report(commands)
     return parser
@@ -68,6 +69,16 @@ def _add_export(commands: Commands) -> None:
     export.add_argument("--images", type=Path, help="the class folders the run was trained on, if they were your own")
     export.add_argument("--summary", default="", help="one line for the manifest and the card")
     export.set_defaults(run_command=_export)
+
+
+def _add_export_encoder(commands: Commands) -> None:
+    export = commands.add_parser("export-encoder", help="make a text encoder that the service can run of a BERT")
+    export.add_argument("model", help="a folder, or a name on the model hub")
+    export.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="its name becomes the encoder's")
+    export.add_argument("--repository", default="", help="its name on the model hub, where `model` is a folder")
+    export.add_argument("--package-folder", default="", metavar="PACKAGE/FOLDER", help="where a package has its files")
+    export.add_argument("--licence", default="", help="default: what its README.md says")
+    export.set_defaults(run_command=_export_encoder)
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -136,6 +147,19 @@ def _export(arguments: argparse.Namespace) -> None:
 
     exported = export(arguments.run, arguments.to, images=arguments.images, summary=arguments.summary)
     print(f"exported: {exported.folder} (digest {exported.digest[:12]}); next: training evaluate {exported.folder}")
+
+
+def _export_encoder(arguments: argparse.Namespace) -> None:
+    from training.export_encoder import export_encoder
+
+    spec, error = export_encoder(
+        arguments.model,
+        arguments.to,
+        repository=arguments.repository,
+        package_folder=arguments.package_folder,
+        licence=arguments.licence,
+    )
+    print(f"exported: {arguments.to} ({spec.dim}-d, {spec.max_tokens} tokens), within {error:.1e} of transformers")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -8,36 +8,53 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
 from models.errors import Forbidden, Unauthenticated
-from service.settings import LOCAL_TENANT, is_loopback
+from service.settings import LOCAL_TENANT, Grant, is_loopback
 
 REMEDY = "send an API key as `Authorization: Bearer KEY`"
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request: what its key grants, and the key's digest (empty where there are no keys)."""
+
+    grant: Grant
+    key: bytes = b""
+
+    @property
+    def tenant(self) -> str:
+        """Whose tasks it may use."""
+        return self.grant.tenant
+
+
+LOCAL = Caller(Grant(tenant=LOCAL_TENANT))
+
+
 class Keyring:
-    """Tenants by the digests of their keys; without keys, everyone is the local tenant."""
+    """Callers by the digests of their keys; without keys, everyone is the local tenant."""
 
-    def __init__(self, keys: Mapping[str, str]) -> None:
-        self._tenants = {_digest(key): tenant for key, tenant in keys.items()}
+    def __init__(self, keys: Mapping[str, Grant]) -> None:
+        self._callers = {_digest(key): Caller(grant, _digest(key)) for key, grant in keys.items()}
 
-    def tenant(self, request: Request) -> str:
-        """The tenant of a request; raises Unauthenticated or Forbidden."""
+    def caller(self, request: Request) -> Caller:
+        """Who sent a request; raises Unauthenticated or Forbidden."""
         headers = request.headers
-        if not self._tenants:
+        if not self._callers:
             _check_browser(headers.get("host", ""), headers.get("origin"))
-            return LOCAL_TENANT
+            return LOCAL
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise Unauthenticated(f"This service needs a key; {REMEDY}.", where="Authorization")
-        tenant = self._tenants.get(_digest(key.strip()))
-        if tenant is None:
+        caller = self._callers.get(_digest(key.strip()))
+        if caller is None:
             raise Unauthenticated(f"This key is not known here; {REMEDY}.", where="Authorization")
-        return tenant
+        return caller
 
 
 def _digest(key: str) -> bytes:

@@ -20,6 +20,8 @@ from starlette.requests import Request
 
 from models.errors import ClassmithError, InvalidRequest, TooLarge, UnsupportedMedia
 from service.api.errors import from_validation
+from service.images import check_total_pixels
+from service.settings import Settings
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
 MAX_JSON_VALUES = 250_000
@@ -118,6 +120,11 @@ async def _part(name: str, value: str | UploadFile) -> Part:
     data = await value.read()  # it is in memory already
     kind = (value.content_type or "").partition(";")[0].strip().lower()
     return Part(name, data, is_file=True, media_type=kind)
+
+
+async def check_pixels(images: Sequence[bytes], settings: Settings) -> None:
+    """Raise TooLarge where a request's encoded images claim too many pixels together."""
+    await check_total_pixels(images, max_image=settings.max_image_pixels, max_total=settings.max_request_pixels)
 
 
 def check_query(request: Request, known: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
@@ -16,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from models import errors
 from service.telemetry import request_id
@@ -28,10 +30,12 @@ STATUS: dict[type[errors.ClassmithError], tuple[int, str]] = {
     errors.ImpossibleTask: (422, "Impossible task"),
     errors.Unauthenticated: (401, "Not authenticated"),
     errors.Forbidden: (403, "Not allowed"),
+    errors.QuotaExceeded: (403, "Quota exceeded"),
     errors.NotFound: (404, "Not found"),
     errors.Conflict: (409, "Conflict"),
     errors.ReusedKey: (422, "Idempotency key reused"),
     errors.Busy: (429, "Too busy"),
+    errors.RateLimited: (429, "Rate limit exceeded"),
     errors.Unavailable: (503, "Unavailable"),
     errors.GenerationFailed: (500, "Generation failed"),
     errors.CorruptBundle: (500, "Corrupt bundle"),
@@ -43,6 +47,7 @@ FRAMEWORK_REMEDY = {
     404: "No such address here; see /docs for the calls there are.",
     405: "This address does not take that method; see the Allow header, or /docs.",
 }
+OPEN_INFERENCE = re.compile(r"/v2(/|$)")
 log = logging.getLogger("classmith.api")
 
 
@@ -51,6 +56,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.ClassmithError, domain_problem)
     app.add_exception_handler(HTTPException, framework_problem)
     app.add_exception_handler(RequestValidationError, validation_problem)
+    app.add_exception_handler(ClientDisconnect, nobody_there)
     app.add_exception_handler(Exception, unexpected_problem)
 
 
@@ -92,6 +98,11 @@ async def validation_problem(request: Request, error: Exception) -> Response:
     return problem(request, 400, "Malformed request", f"{detail}.", where=located)
 
 
+async def nobody_there(request: Request, error: Exception) -> Response:
+    """The client went away in the middle of its body: nothing of ours failed, and nobody reads this."""
+    return Response(status_code=400)
+
+
 async def unexpected_problem(request: Request, error: Exception) -> Response:
     """A fault of ours: nothing of it goes to the client but the id under which it is logged (by the server)."""
     detail = "Something went wrong in the service; the log has it under this request_id. Trying again may help."
@@ -107,7 +118,9 @@ def problem(
     where: list[tuple[str, str]] | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """An RFC 9457 response."""
+    """An RFC 9457 response; below ``/v2`` one of the Open Inference Protocol."""
+    if OPEN_INFERENCE.match(request.scope["path"]):
+        return _open_inference_error(status, detail, where or [], headers)
     body: dict[str, object] = {
         "type": f"urn:classmith:problem:{title.lower().replace(' ', '-')}",
         "title": title,
@@ -121,6 +134,14 @@ def problem(
         body["errors"] = located
     data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")  # input may hold lone surrogates
     return Response(data, status, headers, media_type=PROBLEM_JSON)
+
+
+def _open_inference_error(
+    status: int, detail: str, where: list[tuple[str, str]], headers: dict[str, str] | None
+) -> Response:
+    place = f"{where[0][0]}: " if where and where[0][0] else ""
+    data = json.dumps({"error": place + detail}, ensure_ascii=False).encode("utf-8", "replace")
+    return Response(data, status, headers, media_type="application/json")
 
 
 def _methods_at(request: Request) -> set[str]:

@@ -10,9 +10,11 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
+from service.api import open_inference_openapi
 from service.api.errors import PROBLEM_JSON
 from service.api.schemas import PredictIn, PredictionsOut, ProblemOut, TaskIn, TaskListOut, TaskOut, TaskPartIn
 
+NEED_A_KEY = ("/tasks", "/v2/models", "/v2/repository")
 REF = "#/components/schemas/{model}"
 ID_HEADER = {"ETag": {"description": "The task's id, once it is ready.", "schema": {"type": "string"}}}
 
@@ -44,14 +46,14 @@ def _document(app: FastAPI, *, with_keys: bool) -> dict[str, Any]:
     found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     components = found.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    for model in (TaskIn, TaskPartIn, PredictIn, ProblemOut):
+    for model in (TaskIn, TaskPartIn, PredictIn, ProblemOut, *open_inference_openapi.SENT):
         schema = model.model_json_schema(ref_template=REF)
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
     if with_keys:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, calls in found["paths"].items():
-            if path.startswith("/tasks"):
+            if path.startswith(NEED_A_KEY):
                 for call in calls.values():
                     call["security"] = [{"key": []}]
     return found

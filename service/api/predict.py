@@ -27,6 +27,7 @@ async def predict(request: Request) -> Response:
     here, tenant = served(request)
     top_k = _top_k(request)
     images = await _images(request, here.settings)
+    await bodies.check_pixels(images, here.settings)
     prediction = await here.tasks.predict(tenant, request.path_params["task_id"], images, top_k)
     add_timings(request.scope, queue=prediction.queue_ms, decode=prediction.decode_ms, run=prediction.run_ms)
     return Response(_encode(prediction), media_type=bodies.JSON)

@@ -63,7 +63,10 @@ class ClassOut(BaseModel):
 
 
 class TaskOut(BaseModel):
-    """A stored task. ``bytes``: size of its generated weights; ``error``: why it failed."""
+    """A stored task. ``bytes``: size of its generated weights; ``error``: why it failed.
+
+    ``notes``: what to know of how it was read, e.g. that a description was longer than the text encoder takes.
+    """
 
     id: str
     state: State
@@ -74,6 +77,7 @@ class TaskOut(BaseModel):
     generate_ms: float | None
     bytes: int | None
     error: str | None
+    notes: list[str]
 
 
 class TaskListOut(BaseModel):
@@ -129,4 +133,5 @@ def task_out(record: TaskRecord) -> TaskOut:
         generate_ms=None if record.generate_ms is None else round(record.generate_ms, 3),
         bytes=record.bytes,
         error=record.error,
+        notes=list(record.notes),
     )

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from models.errors import Unavailable
+from models.errors import RateLimited, Unavailable
 from service.api.auth import Keyring
+from service.api.rate_limits import HEADERS, RateLimits
 from service.settings import Settings
 from service.tasks import Tasks
 from service.telemetry import Metrics
@@ -22,6 +23,7 @@ class Served:
     tasks: Tasks
     keyring: Keyring
     metrics: Metrics
+    rate_limits: RateLimits
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -34,6 +36,23 @@ def running(request: Request) -> Served:
 
 
 def served(request: Request) -> tuple[Served, str]:
-    """The parts and the request's tenant; raises Unauthenticated or Forbidden before anything of the body is read."""
+    """The parts and the request's tenant, whose rate it counts against.
+
+    Raises Unauthenticated, Forbidden or RateLimited before anything of the body is read.
+    """
     found = running(request)
-    return found, found.keyring.tenant(request)
+    caller = found.keyring.caller(request)
+    admission = found.rate_limits.take(caller)
+    request.scope[HEADERS] = admission.headers
+    if admission.wait_s:
+        found.metrics.shed.labels("rate_limit").inc()
+        message = "Your requests come faster than your limit; wait as Retry-After says."
+        raise RateLimited(message, retry_after_s=admission.wait_s)
+    return found, caller.tenant
+
+
+def max_tasks(request: Request) -> int | None:
+    """The most tasks that the caller of an admitted request may keep; None: no limit."""
+    here = running(request)
+    own = here.keyring.caller(request).grant.max_tasks
+    return here.settings.max_tasks if own is None else own

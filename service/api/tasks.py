@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from models.errors import GenerationFailed, InvalidRequest, UnsupportedMedia
 from service.api import bodies, openapi
 from service.api.schemas import TaskIn, TaskListOut, TaskPartIn, task_out
-from service.api.state import served
+from service.api.state import max_tasks, served
 from service.images import checked, from_base64
 from service.ports import TaskRecord
 from service.requests import ClassRequest, TaskRequest
@@ -30,13 +30,14 @@ IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 @router.post("/tasks", **openapi.CREATE)
 async def create(request: Request) -> Response:
-    """Make a classifier from a few images of each class; equal requests give the same task."""
+    """Make a classifier of classes in words, in a few images, or both; equal requests give the same task."""
     here, tenant = served(request)
     bodies.check_query(request, ())
     key = _idempotency_key(request)
     wait_s, applied = _wait_s(request, here.settings)
     asked = await _read(request, here.settings)
-    creation = await here.tasks.create(tenant, asked, wait_s=wait_s, key=key)
+    await bodies.check_pixels([image.data for image in asked.images], here.settings)
+    creation = await here.tasks.create(tenant, asked, wait_s=wait_s, key=key, max_tasks=max_tasks(request))
     return _created(request, creation, applied)
 
 

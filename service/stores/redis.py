@@ -1,7 +1,8 @@
 """The shared task store: records and recipes in Redis, for more than one process or machine.
 
 Each change of a task is one script on keys of one hash slot: atomic, on a cluster too. The two indices (a tenant's
-list, and what is unfinished) live in other slots, so they are written after the record and mended when they are read.
+list, and what is unfinished) live in other slots. They are written before the record, so that no crash or lost reply
+leaves a task that no list shows, and again after it; entries without a record are dropped when they are read.
 What is acknowledged is kept as long as Redis keeps it: see ``redis_client``, which also has all key names and TTLs.
 """
 
@@ -26,24 +27,32 @@ return 1"""
 DELETE = """
 if redis.call('HGET', KEYS[1], 'tenant') ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1], KEYS[2])"""
+GET = """
+if redis.call('HGET', KEYS[1], 'tenant') ~= ARGV[1] then return {} end
+return redis.call('HGETALL', KEYS[1])"""
+"""The tenant is compared here, so that a foreign task takes no longer to miss than one that never was."""
 RECIPE = """
 if redis.call('HGET', KEYS[1], 'tenant') ~= ARGV[1] then return false end
 return redis.call('GET', KEYS[2])"""
+RUNS = """
+local function runs(since, till) return since and tonumber(since) <= now and tonumber(till) > now end"""
+"""Whether a lease runs; one that began in the future is from before the clock was set back."""
 CLAIM = (
     NOW_MS
+    + RUNS
     + """
-local found = redis.call('HMGET', KEYS[1], 'tenant', 'owner', 'lease_until')
+local found = redis.call('HMGET', KEYS[1], 'tenant', 'owner', 'lease_since', 'lease_until')
 if found[1] ~= ARGV[1] then return 0 end
-if found[2] and found[2] ~= ARGV[2] and tonumber(found[3]) > now then return 0 end
-local lease_until = string.format('%.0f', now + ARGV[3])
-redis.call('HSET', KEYS[1], 'state', 'generating', 'owner', ARGV[2], 'lease_until', lease_until)
+if found[2] and found[2] ~= ARGV[2] and runs(found[3], found[4]) then return 0 end
+redis.call('HSET', KEYS[1], 'state', 'generating', 'owner', ARGV[2],
+  'lease_since', string.format('%.0f', now), 'lease_until', string.format('%.0f', now + ARGV[3]))
 return 1"""
 )
 RELEASE = """
 local found = redis.call('HMGET', KEYS[1], 'tenant', 'owner')
 if found[1] ~= ARGV[1] or found[2] ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'state', ARGV[3], 'outcome', ARGV[4])
-redis.call('HDEL', KEYS[1], 'owner', 'lease_until')
+redis.call('HDEL', KEYS[1], 'owner', 'lease_since', 'lease_until')
 return 1"""
 PAGE = """
 local start = 0
@@ -55,10 +64,11 @@ end
 return redis.call('ZRANGE', KEYS[1], start, start + ARGV[2] - 1)"""
 LEFT_BEHIND = (
     NOW_MS
+    + RUNS
     + """
-local found = redis.call('HMGET', KEYS[1], 'state', 'lease_until')
+local found = redis.call('HMGET', KEYS[1], 'state', 'lease_since', 'lease_until')
 if not found[1] or found[1] == 'ready' or found[1] == 'failed' then return 'ended' end
-if found[1] == 'generating' and tonumber(found[2]) > now then return 'running' end
+if found[1] == 'generating' and runs(found[2], found[3]) then return 'running' end
 return 'left'"""
 )
 
@@ -73,19 +83,18 @@ class RedisTaskStore:
     def create(self, record: TaskRecord, recipe: bytes) -> bool:
         """Store unless the id is taken; True if it is new. As durable as Redis is configured to be."""
         fixed = {"classes": [asdict(c) for c in record.classes], "n_unlabeled": record.n_unlabeled,
-                 "meta_model": record.meta_model, "created_at": record.created_at}  # fmt: skip
+                 "meta_model": record.meta_model, "created_at": record.created_at, "notes": record.notes}  # fmt: skip
         outcome = _outcome(record.generate_ms, record.bytes, record.error)
         values = [record.tenant, json.dumps(fixed, ensure_ascii=False), record.state, outcome, recipe]
+        self._index(record)
         made = self._script(CREATE, record.id, values)
-        if made:
-            self._index(record)
+        self._index(record if made else self.get(record.tenant, record.id))
         return bool(made)
 
     def get(self, tenant: str, task_id: str) -> TaskRecord | None:
         """The record, or None."""
-        with redis_errors():
-            fields = cast("dict[bytes, bytes]", self._client.hgetall(self._keys.record(task_id)))
-        return _record(task_id, fields, tenant)
+        found = self._script(GET, task_id, [tenant])
+        return _record(task_id, dict(zip(found[::2], found[1::2], strict=True)), tenant)
 
     def recipe(self, tenant: str, task_id: str) -> bytes | None:
         """The recipe's bytes, or None."""
@@ -105,6 +114,11 @@ class RedisTaskStore:
             after = ids[-1]
         self._mend(tenant, dangling)
         return page
+
+    def count(self, tenant: str) -> int:
+        """How many tasks a tenant has, by its list."""
+        with redis_errors():
+            return self._client.zcard(self._keys.index(tenant))
 
     def delete(self, tenant: str, task_id: str) -> bool:
         """Remove record, recipe and index entries."""
@@ -158,7 +172,9 @@ class RedisTaskStore:
         keys = [self._keys.record(task_id), self._keys.recipe(task_id)]
         return run_script(self._client, script, keys, arguments)
 
-    def _index(self, record: TaskRecord) -> None:
+    def _index(self, record: TaskRecord | None) -> None:
+        if record is None:  # the id is another tenant's
+            return
         with redis_errors():
             self._client.zadd(self._keys.index(record.tenant), {record.id: -record.created_at})
             if record.state in ("queued", "generating"):
@@ -212,4 +228,5 @@ def _record(task_id: str, fields: dict[bytes, bytes], tenant: str) -> TaskRecord
     if state != "failed":
         outcome["error"] = None
     classes = tuple(ClassSummary(**c) for c in fixed.pop("classes"))
-    return TaskRecord(tenant=tenant, id=task_id, state=state, classes=classes, **fixed, **outcome)
+    notes = tuple(fixed.pop("notes", ()))  # tasks of the first version have none
+    return TaskRecord(tenant=tenant, id=task_id, state=state, classes=classes, notes=notes, **fixed, **outcome)

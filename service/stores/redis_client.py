@@ -1,6 +1,6 @@
 """One Redis for all processes: the connection, every key name and TTL, and its failures in our own words.
 
-    {prefix}:{ID}:record           hash    tenant, fixed, state, outcome, owner, lease_until (server ms)   no TTL
+    {prefix}:{ID}:record           hash    tenant, fixed, state, outcome, owner, lease_since, lease_until   no TTL
     {prefix}:{ID}:recipe           string  the recipe's bytes                                              no TTL
     {prefix}:{ID}:bundle           string  "DIGEST N": which N chunks make the bundle                      BUNDLE_TTL_S
     {prefix}:{ID}:bundle:DIGEST:i  string  one chunk                                                       BUNDLE_TTL_S
@@ -17,17 +17,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import RedisError
+from redis.cluster import RedisCluster
+from redis.exceptions import ConnectionError, RedisClusterException, RedisError, ResponseError
 from redis.retry import Retry
 
 from models.errors import Unavailable
 
 GROUP = "workers"
 PREFIX = "classmith"
+CLUSTER = "redis+cluster://"
 BUNDLE_TTL_S = 7 * 24 * 3600.0
 MAX_BUNDLE_BYTES = 256_000_000
 CHUNK_BYTES = 4_000_000
@@ -80,9 +82,17 @@ class Keys:
 
 
 def connect(url: str, *, timeout_s: float = 5.0) -> Redis:
-    """A client as the stores need it (bytes, bounded waits, few quick retries); connects at the first command."""
-    retry = Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), retries=2)
-    return Redis.from_url(url, protocol=2, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry)
+    """A client as the stores need it (bytes, bounded waits, few quick retries); connects at the first command.
+
+    ``redis+cluster://HOST:PORT`` names any node of a Redis Cluster, which must answer at once. A connection that broke
+    is tried again; one that is silent is not, since each wait takes ``timeout_s``.
+    """
+    retry = Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), retries=2, supported_errors=(ConnectionError,))
+    options: dict[str, Any] = {"protocol": 2, "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    if not url.startswith(CLUSTER):
+        return Redis.from_url(url, retry=retry, **options)
+    with redis_errors():  # it has the commands of the other, and finds the node for each
+        return cast("Redis", RedisCluster.from_url("redis://" + url.removeprefix(CLUSTER), **options))
 
 
 @contextmanager
@@ -90,7 +100,7 @@ def redis_errors() -> Iterator[None]:
     """What redis-py raises, as Unavailable with a remedy."""
     try:
         yield
-    except RedisError as error:
+    except (RedisError, RedisClusterException) as error:
         remedy = "check that it runs, that CLASSMITH_REDIS_URL points to it, and that it has memory left"
         raise Unavailable(f"Redis does not answer ({type(error).__name__}: {error}); {remedy}.") from error
 
@@ -109,5 +119,18 @@ def durability_problems(client: Redis) -> list[str]:
     if not info.get("aof_enabled"):
         problems.append("Redis has no append-only file, so a restart loses tasks; set appendonly yes.")
     if str(info.get("maxmemory_policy", "")).startswith("allkeys"):
-        problems.append("Redis may evict tasks when memory is short; set maxmemory-policy volatile-lru.")
+        problems.append("Redis may evict tasks when memory is short; set maxmemory-policy volatile-lfu.")
+    elif info.get("maxmemory") and info.get("maxmemory_policy") == "noeviction":
+        problems.append("Redis refuses new tasks once bundles fill its memory; set maxmemory-policy volatile-lfu.")
+    if info.get("aof_enabled") and _fsync(client) != "always":
+        problems.append("Redis may lose the tasks of its last second when it dies; set appendfsync always.")
     return problems
+
+
+def _fsync(client: Redis) -> str:
+    """The setting ``appendfsync``; taken for "always" where the server does not tell (hosted ones often don't)."""
+    try:
+        found: Any = client.config_get("appendfsync")
+    except ResponseError:
+        return "always"
+    return str(found.get("appendfsync", "always"))

@@ -15,39 +15,26 @@ import os
 import platform
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from models.bundle import decode
 from models.metamodel import ZOO, MetaModel, load
 from service.sessions import build_session
 from service.stores.files import FileBundleStore
-from tests.bench.server import Server, baseline, resident_mb, service
+from tests.bench.measure import N_CONNECTIONS, Bench, Figures, answer_of, load_on, percentile, rate
+from tests.bench.mixed import many_tasks
+from tests.bench.server import baseline, resident_mb, service
 from tests.bench.tasks import N_CLASSES, Client, Task, make_task
+from tests.bench.yardsticks import TABLE as TABLE_OF_YARDSTICKS
+from tests.bench.yardsticks import yardsticks
 
 RESULTS = Path(__file__).with_name("results.json")
-N_CONNECTIONS = 16
-Figures = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What every part is given. ``quick`` cuts the repeats to what shows that the command works."""
-
-    folder: Path
-    meta_model: MetaModel
-    quick: bool
-
-    def repeats(self, n: int) -> int:
-        return max(3, n // 10) if self.quick else n
 
 
 def create(bench: Bench) -> Figures:
@@ -144,8 +131,8 @@ def predict(bench: Bench) -> Figures:
         model.write_bytes(client.send("GET", f"/tasks/{record['id']}/model.onnx"))
         with baseline(model) as bare:
             for round_ in range(2 if bench.quick else 7):
-                mine = load_on(server, f"/tasks/{record['id']}/predict", bodies, bench)
-                bares = load_on(bare, "/predict", bodies, bench)
+                mine = load_on(server, [f"/tasks/{record['id']}/predict"], bodies, bench)
+                bares = load_on(bare, ["/predict"], bodies, bench)
                 if round_:  # the first warms up
                     ours.append(mine)
                     theirs.append(bares)
@@ -164,12 +151,6 @@ def predict(bench: Bench) -> Figures:
         "n_errors": sum(run["n_errors"] for run in ours + theirs),
         "loaded_mb": loaded_mb,
     }
-
-
-def load_on(server: Server, path: str, bodies: Sequence[Path], bench: Bench) -> Figures:
-    command = [sys.executable, "-m", "tests.bench.load", "--port", str(server.port), "--path", path]
-    command += ["--connections", str(N_CONNECTIONS), "--seconds", "1" if bench.quick else "4"]
-    return answer_of([*command, *(part for body in bodies for part in ("--body", str(body)))])
 
 
 def start(bench: Bench) -> Figures:
@@ -197,6 +178,8 @@ PARTS: dict[str, Callable[[Bench], Figures]] = {
     "speed_up": speed_up,
     "cold_load": cold_load,
     "predict": predict,
+    "many_tasks": many_tasks,
+    "yardsticks": yardsticks,
     "start": start,
     "imports": imports,
 }
@@ -219,6 +202,11 @@ TABLE = (
     ("latency there, p50", "predict", "p50_ms", "{:.1f} ms", ""),
     ("latency there, p99", "predict", "p99_ms", "{:.1f} ms", ""),
     ("p99 over p50", "predict", "p99_over_p50", "{:.1f} times", "under 10 times"),
+    ("1,000 tasks by turns, every layer written", "many_tasks", "networks_many_per_s", "{:,.0f} a second", ""),
+    ("against one of them alone", "many_tasks", "networks_ratio", "{:.0%}", "70 % or more"),
+    ("1,000 tasks by turns, logits layer written", "many_tasks", "heads_many_per_s", "{:,.0f} a second", ""),
+    ("against one of them alone", "many_tasks", "heads_ratio", "{:.0%}", "70 % or more"),
+    *TABLE_OF_YARDSTICKS,
     ("service start to ready, p50", "start", "ready_p50_ms", "{:.0f} ms", "under 3000 ms"),
     ("memory of the idle service", "start", "idle_mb", "{:.0f} MB", "under 250 MB"),
     ("memory after the load", "predict", "loaded_mb", "{:.0f} MB", ""),
@@ -252,21 +240,7 @@ def cpu_name() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def answer_of(command: list[str]) -> Figures:
-    figures: Figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    return figures
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
-
-
-def rate(run: Figures) -> float:
-    return float(run["n"] / run["seconds"])
-
-
-def run(names: Sequence[str], meta_model: MetaModel, *, quick: bool) -> Figures:
+def run(names: Sequence[str], meta_model: MetaModel, *, quick: bool, peers: Path | None = None) -> Figures:
     results: Figures = {
         "command": "make bench",
         "meta_model": meta_model.name,
@@ -278,7 +252,7 @@ def run(names: Sequence[str], meta_model: MetaModel, *, quick: bool) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            results[name] = PARTS[name](Bench(Path(folder), meta_model, quick))
+            results[name] = PARTS[name](Bench(Path(folder), meta_model, quick, peers))
     return results
 
 
@@ -288,9 +262,10 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--meta-model", default="omniglot-8")
     parser.add_argument("--save", action="store_true")
+    parser.add_argument("--peers", type=Path, help="virtual environment of the other servers (make bench-peers)")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes under test are stopped too
-    results = run(args.only.split(","), load(ZOO / args.meta_model), quick=args.quick)
+    results = run(args.only.split(","), load(ZOO / args.meta_model), quick=args.quick, peers=args.peers)
     width = max(len(what) for what, _, _ in rows(results))
     for what, figure, target in rows(results):
         print(f"{what:{width}}  {figure:>16}  {target}".rstrip())

@@ -23,7 +23,8 @@ from models import metamodel
 from models.decision import decide
 from models.preprocess import to_pixels
 from service.batching import Batcher
-from service.sessions import Session, SessionCache, build_session
+from service.session_cache import SessionCache
+from service.sessions import Session, build_session
 from tests.service import tiny
 
 
@@ -49,7 +50,7 @@ def main() -> None:
 async def measure(args: argparse.Namespace, build: Callable[[str, str], Session]) -> dict[str, object]:
     images = [tiny.drawing(seed) for seed in range(64)]
     cache = SessionCache(build, lambda *_: True, max_bytes=10**9, min_residency_s=5)
-    batcher = Batcher(n_runners=args.runners, max_batch=64, max_queue_images=4096, deadline_s=10)
+    batcher = Batcher(n_runners=args.runners, max_batch=64, max_queue_images=4096, deadline_s=10, batch_s=0.02)
     session = build("t", "plain")
     plain, batched, latencies = [], [], []
     for _ in range(args.rounds):

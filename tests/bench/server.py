@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import http.client
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
-START_TIMEOUT_S = 60.0
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+START_TIMEOUT_S, STOP_TIMEOUT_S = 240.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,23 @@ def baseline(model: Path) -> Iterator[Server]:
         yield server
 
 
+def says_ready(port: int) -> bool:
+    return ask(port, "GET", "/readyz") == 200
+
+
 @contextmanager
-def process(command: list[str], port: int, environment: dict[str, str], *, log: Path) -> Iterator[Server]:
+def process(
+    command: list[str],
+    port: int,
+    environment: dict[str, str],
+    *,
+    log: Path,
+    is_ready: Callable[[int], bool] = says_ready,
+) -> Iterator[Server]:
+    """A server and the processes it starts, which end with it."""
     started = time.perf_counter()
     with log.open("ab") as output:
-        running = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        running = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
     try:
         while not is_ready(port):
             if running.poll() is not None or time.perf_counter() - started > START_TIMEOUT_S:
@@ -58,16 +73,26 @@ def process(command: list[str], port: int, environment: dict[str, str], *, log: 
         yield Server(port, running.pid, 1e3 * (time.perf_counter() - started))
     finally:
         running.terminate()
-        running.wait()
+        try:
+            running.wait(STOP_TIMEOUT_S)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)  # what is left of its group; most leave nothing
+            running.wait()
 
 
-def is_ready(port: int) -> bool:
+def post(port: int, path: str, body: bytes, media_type: str) -> int:
+    return ask(port, "POST", path, body, {"Content-Type": media_type})
+
+
+def ask(port: int, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = NO_HEADERS) -> int:
+    """The status of the answer; 0 where there is none."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
+        connection.request(method, path, body, headers)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
     finally:
         connection.close()
 

@@ -63,7 +63,7 @@ def claim_each(place: Place, ids: list[str], owner: str, start: Barrier) -> list
     """The tasks that this process got, claiming all in the same order at the same time as the others."""
     with place.tasks() as tasks:
         start.wait()
-        return [i for i in ids if tasks.claim("ann", i, owner=owner, lease_s=60)]
+        return [i for i in ids if tasks.claim("ann", i, owner=owner, lease_s=600)]
 
 
 def create_each(place: Place, ids: list[str], owner: str, start: Barrier) -> list[str]:

@@ -35,7 +35,7 @@ class Service:
     def stop(self, with_signal: int = signal.SIGTERM) -> int:
         """Stop it; its exit status."""
         self.process.send_signal(with_signal)
-        return self.process.wait(60)
+        return self.process.wait(240)
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def serve(**settings: object) -> Iterator[Service]:
         line = process.stdout.readline()
         found = re.search(r"http://\S+", line)
         assert found, f"the service did not start: {line!r}"
-        with httpx.Client(base_url=found[0], timeout=120, trust_env=False) as http:
+        with httpx.Client(base_url=found[0], timeout=240, trust_env=False) as http:
             yield Service(process, found[0], http)
     finally:
         process.stdout.close()

@@ -83,7 +83,7 @@ api = schemathesis.openapi.from_dict(create_app(Settings()).openapi())
 def test_the_api_keeps_to_its_document(case: Case, service: Service, task_id: str) -> None:
     if case.method != "DELETE" and len(repr(case.body)) % 2:  # half of them about a task that is there
         case.path_parameters.update({name: task_id for name in case.path_parameters})
-    case.call_and_validate(base_url=service.url, checks=CHECKS, timeout=60)
+    case.call_and_validate(base_url=service.url, checks=CHECKS, timeout=240)
 
 
 def corruptions(whole: bytes) -> st.SearchStrategy[bytes]:

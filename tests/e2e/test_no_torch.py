@@ -10,7 +10,9 @@ import pytest
 HEAVY = ("torch", "torchvision", "transformers")
 
 
-@pytest.mark.parametrize("module", ["service.app", "service.cli", "service.server", "service.worker", "service.client"])
+@pytest.mark.parametrize(
+    "module", ["service.app", "service.cli", "service.server", "service.worker", "service.client", "service.estimator"]
+)
 def test_importing_it_leaves_torch_out(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

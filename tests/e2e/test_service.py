@@ -17,6 +17,7 @@ from models.preprocess import PreprocessSpec, to_pixels
 from service.demo_alphabet import drawing
 from tests.e2e.processes import Service, serve
 from tests.service import centroids
+from tests.service.processes import until
 from tests.service.prototypes import SLOW_LOOPS
 
 N_WAYS = 20
@@ -83,8 +84,8 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
 
 
 def test_work_left_by_a_kill_is_taken_up_again(tmp_path: Path) -> None:
-    centroids.meta_model(tmp_path / "meta-models", n_loops=20 * SLOW_LOOPS)
-    settings = {"state_dir": tmp_path / "state", "meta_models": tmp_path / "meta-models", "lease_s": 0.5}
+    centroids.meta_model(tmp_path / "meta-models", n_loops=10 * SLOW_LOOPS)
+    settings = {"state_dir": tmp_path / "state", "meta_models": tmp_path / "meta-models", "lease_s": 1.0}
     with serve(**settings) as service:
         response = service.http.post("/tasks", json=centroids.task_json(), headers={"Prefer": "wait=0"})
         assert response.status_code == 202
@@ -119,21 +120,18 @@ def n_generated(service: Service) -> int:
 
 def test_a_service_told_to_stop_finishes_what_it_has(tmp_path: Path) -> None:
     centroids.meta_model(tmp_path / "meta-models", n_loops=2 * SLOW_LOOPS)
-    settings = {"state_dir": tmp_path / "state", "meta_models": tmp_path / "meta-models"}
+    settings = {"state_dir": tmp_path / "state", "meta_models": tmp_path / "meta-models", "shutdown_s": 240}
     with serve(**settings) as service, ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(service.http.post, "/tasks", json=centroids.task_json())
-        while not service.http.get("/tasks").json()["tasks"]:  # until the request has been taken
-            pass
+        asked = pool.submit(service.http.post, "/tasks", json=centroids.task_json(), headers={"Prefer": "wait=120"})
+        until(lambda: bool(service.http.get("/tasks").json()["tasks"]))  # the request has been taken
         assert service.stop() == 0
         assert asked.result().status_code == 201
 
 
 def test_it_is_not_ready_while_it_drains(tmp_path: Path) -> None:
-    with serve(state_dir=tmp_path, drain_s=30) as service:
+    with serve(state_dir=tmp_path, drain_s=600) as service:
         assert service.http.get("/readyz").status_code == 200
         service.process.send_signal(signal.SIGTERM)
-        while service.http.get("/readyz").status_code == 200:
-            pass
-        assert service.http.get("/readyz").status_code == 503
+        until(lambda: service.http.get("/readyz").status_code == 503)
         assert service.http.get("/healthz").status_code == 200
         assert service.stop() == 0  # the second signal ends the wait

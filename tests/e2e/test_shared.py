@@ -18,6 +18,7 @@ from tests.e2e.processes import COMMAND, ROOT, Service, environment, serve
 from tests.e2e.test_service import n_generated, predict
 from tests.redis_server import RedisServer
 from tests.service import centroids
+from tests.service.processes import until
 
 
 @pytest.fixture
@@ -38,12 +39,12 @@ def worker(redis_client: Redis, redis_prefix: str, shared: dict[str, object]) ->
     process = subprocess.Popen([*COMMAND, "worker"], cwd=ROOT, env=env)
     try:
         queue = JobQueue(redis_client, prefix=redis_prefix)
-        while not queue.n_workers():
-            assert process.poll() is None
+        until(lambda: process.poll() is not None or bool(queue.n_workers()))
+        assert process.poll() is None
         yield process
     finally:
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(240) == 0
 
 
 def test_services_share_tasks_and_generate_themselves_without_a_worker(shared: dict[str, object]) -> None:

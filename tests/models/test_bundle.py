@@ -41,7 +41,7 @@ def example() -> Bundle:
 
 
 @given(HEADERS, TENSORS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_bundle_reads_back_as_it_was_written(header: BundleHeader, tensors: dict[str, np.ndarray]) -> None:
     data = encode(Bundle(header, tensors))
     read = decode(data)
@@ -77,7 +77,7 @@ def test_tensors_need_not_be_contiguous() -> None:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_changed_byte_is_noticed(data: st.DataObject) -> None:
     """Only the padding of the file's own header may change: then the bundle is still the same."""
     whole = encode(example())
@@ -89,14 +89,14 @@ def test_a_changed_byte_is_noticed(data: st.DataObject) -> None:
 
 
 @given(st.integers(0, len(encode(example())) - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_truncated_bundle_is_refused(length: int) -> None:
     with pytest.raises(CorruptBundle):
         decode(encode(example())[:length])
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_other_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(CorruptBundle):
         decode(data)

@@ -23,7 +23,7 @@ def test_probabilities_worked_out_by_hand() -> None:
 
 
 @given(LOGITS, st.floats(0.05, 20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_probabilities_are_probabilities_and_keep_the_order(logits: np.ndarray, temperature: float) -> None:
     found = probabilities(logits, temperature)
     np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-9)
@@ -32,7 +32,7 @@ def test_probabilities_are_probabilities_and_keep_the_order(logits: np.ndarray, 
 
 
 @given(LOGITS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_row_is_decided_on_its_own(logits: np.ndarray) -> None:
     names = tuple(f"class {k}" for k in range(logits.shape[1]))
 

@@ -106,6 +106,27 @@ def test_a_manifest_of_another_shape_is_refused_with_the_field(
         metamodel.load(written.folder)
 
 
+def test_a_manifest_from_before_descriptions_reads_images_only(written: MetaModel) -> None:
+    added = ("accepts_images", "accepts_descriptions", "text_encoder")
+    edit_manifest(written.folder, lambda manifest: [manifest.pop(name) for name in added])
+    manifest = metamodel.load(written.folder).manifest
+    assert (manifest.accepts_images, manifest.accepts_descriptions, manifest.text_encoder) == (True, False, None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"accepts_images": False},
+        {"accepts_descriptions": True},
+        {"text_encoder": "all-minilm-l6-v2"},
+    ],
+)
+def test_a_manifest_that_does_not_say_what_it_reads_is_refused(written: MetaModel, change: dict[str, object]) -> None:
+    edit_manifest(written.folder, lambda manifest: manifest.update(change))
+    with pytest.raises(InvalidMetaModel, match="is not a manifest"):
+        metamodel.load(written.folder)
+
+
 def test_the_digest_names_the_content(written: MetaModel, tmp_path: Path) -> None:
     again = tiny.meta_model(tmp_path / "elsewhere")
     assert again.digest == written.digest

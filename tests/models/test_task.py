@@ -20,6 +20,7 @@ from models.task import (
     canonical_order,
     canonical_text,
     check_classes,
+    class_text,
     decode_recipe,
     digest_of,
     encode_recipe,
@@ -56,8 +57,22 @@ def example(*, names: tuple[str, ...] = ("Zebra", "Śnieg"), value: int = 7) -> 
     return TaskSpec(tuple(ClassSpec(name, f"the {name}", images[: k + 1]) for k, name in enumerate(names)), images[:1])
 
 
+@pytest.mark.parametrize(
+    ("name", "description", "text"),
+    [
+        ("okapi", "It has striped legs.", "okapi. It has striped legs."),
+        ("okapi", "", "okapi"),
+        ("17", "It has striped legs.", "It has striped legs."),
+        ("17", "", "17"),
+        ("Boeing 747", "A large aeroplane.", "Boeing 747. A large aeroplane."),
+    ],
+)
+def test_the_text_of_a_class_is_its_name_and_its_description(name: str, description: str, text: str) -> None:
+    assert class_text(name, description) == text
+
+
 @given(specs())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_recipe_reads_back_as_the_task_it_was_made_of(spec: TaskSpec) -> None:
     recipe = encode_recipe(spec)
     read = decode_recipe(recipe)
@@ -91,7 +106,7 @@ def test_parts_do_not_run_together_in_a_digest() -> None:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_changed_byte_is_another_task_or_refused_and_never_a_crash(data: st.DataObject) -> None:
     recipe = bytearray(encode_recipe(example()))
     place = data.draw(st.integers(0, len(recipe) - 1))
@@ -102,14 +117,14 @@ def test_a_changed_byte_is_another_task_or_refused_and_never_a_crash(data: st.Da
 
 
 @given(st.integers(0, len(encode_recipe(example())) - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_truncated_recipe_is_refused(length: int) -> None:
     with pytest.raises(InvalidRequest):
         decode_recipe(encode_recipe(example())[:length])
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_other_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidRequest, match="create the task again"):
         decode_recipe(data)
@@ -190,7 +205,7 @@ def test_possible_classes_pass() -> None:
 
 
 @given(specs(), st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_canonical_order_depends_on_content_alone(spec: TaskSpec, random: object) -> None:
     unique = {(c.name, c.description, tuple(i.tobytes() for i in c.images)): c for c in spec.classes}
     classes = list(unique.values())

@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 
+from models.bundle import Bundle
+from models.generator import OnnxGenerator
+from models.metamodel import MetaModel
+from models.task import TaskSpec
 from service.api.state import Served
 from service.app import create_app
+from service.http_protocol import HttpProtocol
+from service.server import KEEP_ALIVE_S
 from service.settings import Settings
 
 
@@ -52,20 +59,45 @@ class _Server(uvicorn.Server):
 @contextmanager
 def live(settings: Settings) -> Iterator[Live]:
     app = create_app(settings)
-    config = uvicorn.Config(app, http="httptools", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        app,
+        http=HttpProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        timeout_keep_alive=KEEP_ALIVE_S,  # longer than the client's, so that it never sends on a closing connection
+        timeout_graceful_shutdown=60,
+    )
     server = _Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, args=([listening],), name="uvicorn")
         thread.start()
         try:
-            assert server.decided.wait(120)
+            assert server.decided.wait(240)
             assert server.started
             url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            with httpx.Client(base_url=url, timeout=120, trust_env=False) as http:
+            with httpx.Client(base_url=url, timeout=240, trust_env=False) as http:
                 yield Live(url, http, app.state.served, settings.state_dir)
         finally:
             server.should_exit = True
             thread.join()
+
+
+@contextmanager
+def held_generations() -> Iterator[threading.Event]:
+    """Generations of this process wait for the event, which is set at the latest at the end of the block."""
+    go_on, generate = threading.Event(), OnnxGenerator.generate
+
+    def held(self: OnnxGenerator, meta_model: MetaModel, spec: TaskSpec) -> Bundle:
+        assert go_on.wait(240)
+        return generate(self, meta_model, spec)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnnxGenerator, "generate", held)
+        try:
+            yield go_on
+        finally:
+            go_on.set()
 
 
 def problem(response: httpx.Response, status: int) -> dict[str, Any]:

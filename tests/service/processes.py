@@ -23,15 +23,20 @@ from tests.contract.places import Place
 
 
 class RecordingGenerator(OnnxGenerator):
-    """The generator, with a line in a file for each network it begins: across processes, too."""
+    """The generator, with a line in a file for each network it begins: across processes, too.
 
-    def __init__(self, journal: Path) -> None:
+    ``go_on``: a file that it then waits for. (Not an event of multiprocessing: those hang once a waiter is killed.)
+    """
+
+    def __init__(self, journal: Path, go_on: Path | None = None) -> None:
         super().__init__()
-        self._journal = journal
+        self._journal, self._go_on = journal, go_on
 
     def generate(self, meta_model: MetaModel, spec: TaskSpec) -> Bundle:
         with self._journal.open("a") as file:
             file.write(f"{os.getpid()}\n")
+        if self._go_on is not None:
+            until(self._go_on.exists)
         return super().generate(meta_model, spec)
 
 
@@ -61,10 +66,12 @@ def pids(journal: Path) -> list[int]:
     return [int(line) for line in journal.read_text().split()] if journal.exists() else []
 
 
-def generate(place: Place, zoo: Path, ident: str, journal: Path, lease_s: float, start: Barrier | None) -> TaskRecord:
+def generate(
+    place: Place, zoo: Path, ident: str, journal: Path, lease_s: float, start: Barrier | None, go_on: Path | None = None
+) -> TaskRecord:
     """Bring a task to its end in this process."""
     with place.tasks() as tasks, place.bundles() as bundles:
-        generator = RecordingGenerator(journal)
+        generator = RecordingGenerator(journal, go_on)
         models = metamodel.load_all(zoo)
         generation = LocalGeneration(tasks, bundles, models, lease_s=lease_s, generator=generator)
         if start is not None:
@@ -75,11 +82,13 @@ def generate(place: Place, zoo: Path, ident: str, journal: Path, lease_s: float,
             generation.close()
 
 
-def work(place: Place, zoo: Path, journal: Path, lease_s: float, alive_s: float, *, fatal: bool = False) -> None:
+def work(
+    place: Place, zoo: Path, journal: Path, lease_s: float, alive_s: float, go_on: Path | None, *, fatal: bool = False
+) -> None:
     """A worker process, as the command line runs it."""
     client = connect(place.address)
     with place.tasks() as tasks, place.bundles() as bundles:
-        generator = FatalGenerator() if fatal else RecordingGenerator(journal)
+        generator = FatalGenerator() if fatal else RecordingGenerator(journal, go_on)
         models = metamodel.load_all(zoo)
         status = run_worker(
             client, tasks, bundles, models, generator=generator, prefix=place.prefix, lease_s=lease_s, alive_s=alive_s

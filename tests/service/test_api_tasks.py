@@ -17,7 +17,7 @@ from models.preprocess import PreprocessSpec, to_pixels
 from service.demo_alphabet import drawing
 from service.settings import Settings
 from tests.service import centroids
-from tests.service.live import Live, live, places, problem
+from tests.service.live import Live, held_generations, live, places, problem
 from tests.service.prototypes import SLOW_LOOPS
 
 
@@ -153,9 +153,8 @@ def test_concurrent_equal_requests_make_one_task_once(settings: Settings, tmp_pa
         assert len({answer.text for answer in answers}) == 1
 
 
-def test_a_wait_that_runs_out_is_answered_202_and_the_work_goes_on(settings: Settings, tmp_path: Path) -> None:
-    centroids.meta_model(tmp_path / "slow", n_loops=SLOW_LOOPS)
-    with live(settings.model_copy(update={"meta_models": tmp_path / "slow"})) as running:
+def test_a_wait_that_runs_out_is_answered_202_and_the_work_goes_on(settings: Settings) -> None:
+    with live(settings) as running, held_generations() as go_on:
         response = running.http.post("/tasks", json=centroids.task_json(), headers={"Prefer": "wait=0"})
         assert response.status_code == 202
         assert response.headers["preference-applied"] == "wait=0"
@@ -166,6 +165,7 @@ def test_a_wait_that_runs_out_is_answered_202_and_the_work_goes_on(settings: Set
         address = response.headers["location"]
         too_early = {"content": drawing(0, 0), "headers": {"Content-Type": "image/png"}}
         problem(running.http.post(f"{address}/predict", **too_early), 409)
+        go_on.set()
         states = [event for event, _ in events(running, address)]
         assert states[-1] == "ready"
         assert set(states) <= {"queued", "generating", "ready"}
@@ -187,9 +187,8 @@ def test_the_events_of_a_ready_task_are_one(service: Live) -> None:
     problem(service.http.get(f"/tasks/{'0' * 32}/events"), 404)
 
 
-def test_a_deleted_task_ends_its_events(settings: Settings, tmp_path: Path) -> None:
-    centroids.meta_model(tmp_path / "slow", n_loops=SLOW_LOOPS)
-    with live(settings.model_copy(update={"meta_models": tmp_path / "slow"})) as running:
+def test_a_deleted_task_ends_its_events(settings: Settings) -> None:
+    with live(settings) as running, held_generations():
         response = running.http.post("/tasks", json=centroids.task_json(), headers={"Prefer": "respond-async"})
         address = response.headers["location"]
         with running.http.stream("GET", f"{address}/events") as stream:
@@ -275,10 +274,8 @@ def test_a_failed_generation_is_said_and_tried_again(settings: Settings, tmp_pat
         assert running.http.post(f"/tasks/{task['id']}/predict", **predict).status_code == 200
 
 
-def test_too_many_pending_generations_are_refused_with_a_time(settings: Settings, tmp_path: Path) -> None:
-    centroids.meta_model(tmp_path / "slow", n_loops=SLOW_LOOPS)
-    changes = {"meta_models": tmp_path / "slow", "max_pending_generations": 1}
-    with live(settings.model_copy(update=changes)) as running:
+def test_too_many_pending_generations_are_refused_with_a_time(settings: Settings) -> None:
+    with live(settings.model_copy(update={"max_pending_generations": 1})) as running, held_generations():
         running.http.post("/tasks", json=centroids.task_json(), headers={"Prefer": "wait=0"})
         refused = running.http.post("/tasks", json=centroids.task_json(centroids.characters(4)))
         problem(refused, 429)

@@ -41,7 +41,7 @@ def pictures(tmp_path: Path) -> Path:
 def run(*arguments: object, url: str = "", **settings: object) -> subprocess.CompletedProcess[str]:
     env = environment(**({"url": url} if url else {}), **settings)
     command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_the_life_of_a_task(service: Live, pictures: Path, tmp_path: Path) -> None:

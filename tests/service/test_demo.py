@@ -86,7 +86,7 @@ def test_the_line_to_paste_works_while_the_service_runs_and_ctrl_c_stops_it(
     assert url is not None
     assert is_open(url[0])
     demo.send_signal(signal.SIGINT)
-    assert demo.wait(timeout=60) == 0
+    assert demo.wait(timeout=240) == 0
     assert "The service is stopped." in demo.stdout.read()
     assert not is_open(url[0])
 

@@ -42,7 +42,7 @@ def test_there_are_enough_characters_in_enough_hands(letters: dict[str, list[byt
 
 
 @given(character=st.integers(0, 143), hand=st.integers(0, 99))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_drawing_is_a_small_png_with_ink_on_paper_and_is_drawn_the_same_again(character: int, hand: int) -> None:
     png = drawing(character, hand)
     image = Image.open(io.BytesIO(png))
@@ -52,7 +52,7 @@ def test_a_drawing_is_a_small_png_with_ink_on_paper_and_is_drawn_the_same_again(
 
 
 @given(character=st.integers(0, 143))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_stroke_program_stays_in_its_square(character: int) -> None:
     strokes = stroke_program(character)
     assert 1 <= len(strokes) <= 4

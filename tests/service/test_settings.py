@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.metamodel import ZOO
-from service.settings import InvalidSettings, Settings, is_loopback, read_settings
+from service.settings import Grant, InvalidSettings, Settings, is_loopback, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_every_setting_is_a_variable_and_options_come_first(monkeypatch: pytest.
     monkeypatch.setenv("CLASSMITH_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("CLASSMITH_API_KEYS", '{"k": "t"}')
     settings = read_settings()
-    assert (settings.port, settings.state_dir, settings.keys()) == (9000, tmp_path, {"k": "t"})
+    assert (settings.port, settings.state_dir, settings.keys()) == (9000, tmp_path, {"k": Grant(tenant="t")})
     assert read_settings(port=9001).port == 9001
 
 
@@ -77,7 +77,7 @@ def test_keys_come_from_a_file_too(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"k2": "t2"}))
     settings = read_settings(host="0.0.0.0", api_keys_file=file, api_keys={"k1": "t1"})
-    assert settings.keys() == {"k1": "t1", "k2": "t2"}
+    assert settings.keys() == {"k1": Grant(tenant="t1"), "k2": Grant(tenant="t2")}
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"k": 1}', '{"": "t"}', '{"k": " "}', "\xff"])

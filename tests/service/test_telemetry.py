@@ -142,7 +142,7 @@ class Pipe(io.StringIO):
         self.open, self.got = threading.Event(), threading.Event()
 
     def write(self, text):
-        assert self.open.wait(30)
+        assert self.open.wait(120)
         super().write(text)
         self.got.set()
         return len(text)
@@ -153,7 +153,7 @@ def test_lines_are_written_without_being_asked_for(root_logger):
     pipe.open.set()
     configure_logging("info", stream=pipe)
     logging.getLogger("x").info("one")
-    assert pipe.got.wait(30)
+    assert pipe.got.wait(120)
     assert json.loads(pipe.getvalue())["message"] == "one"
 
 

@@ -36,7 +36,7 @@ def draw(images: ImageSet, shape: EpisodeShape, seed: int = 0, *, within_group: 
 
 
 @given(SIZES, SHAPES, st.integers(0, 2**32 - 1))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_shape_shrunk_to_the_data_can_be_drawn(sizes: list[int], wanted: EpisodeShape, seed: int) -> None:
     images = image_set(sizes)
     shape = shrink(wanted, images)
@@ -55,7 +55,7 @@ def test_any_shape_shrunk_to_the_data_can_be_drawn(sizes: list[int], wanted: Epi
 
 
 @given(SIZES, SHAPES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_shrinking_takes_no_more_than_it_must(sizes: list[int], wanted: EpisodeShape) -> None:
     images, smallest = image_set(sizes), min(sizes)
     shape = shrink(wanted, images)

@@ -82,7 +82,7 @@ def test_the_abstention_threshold_parts_good_answers_from_others(
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_threshold_between_two_answers_parts_them_better(answers: list[tuple[float, bool]]) -> None:
     top, good = np.array([t for t, _ in answers]), np.array([g for _, g in answers])
 

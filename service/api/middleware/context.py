@@ -7,11 +7,14 @@ from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.rate_limits import HEADERS
 from service.telemetry import Metrics, choose_request_id, request_id, server_timing
 
 TIMINGS = "classmith.timings"
 CLIENT_WENT_AWAY = 499
-UNLOGGED = frozenset({"/tasks/{task_id}/predict", "/healthz", "/readyz", "/metrics"})
+INFER = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/1/infer")
+HEALTH = ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
+UNLOGGED = frozenset({"/tasks/{task_id}/predict", *INFER, *HEALTH})
 """Frequent calls, which the metrics count: when they went well they are logged at the level "debug" only."""
 log = logging.getLogger("classmith.access")
 
@@ -42,6 +45,7 @@ class RequestContext:
                 timing = server_timing(**timings, total=(perf_counter() - start) * 1e3)
                 message["headers"] = [
                     *message["headers"],
+                    *scope.get(HEADERS, ()),
                     (b"x-request-id", ident.encode()),
                     (b"server-timing", timing.encode()),
                     (b"x-content-type-options", b"nosniff"),

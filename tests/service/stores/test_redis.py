@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from service.stores.redis_client import Keys, connect, durability_problems
 from tests.contract.places import record
 from tests.redis_server import RedisServer
 
-TTL_S = 1000.0
+TTL_S = 10_000.0
 
 
 @pytest.fixture
@@ -32,12 +33,13 @@ def test_recipes_have_no_ttl_and_bundles_one_that_use_renews(redis_client: Redis
     bundles.put("a1", b"weights")
     bundle_keys = [*redis_client.scan_iter(f"{redis_prefix}:{{a1}}:bundle*")]
     assert len(bundle_keys) == 2
-    for key in redis_client.scan_iter(f"{redis_prefix}:*"):
-        assert redis_client.ttl(key) == (TTL_S if key in bundle_keys else -1)
+    assert all(TTL_S / 2 < redis_client.ttl(key) <= TTL_S for key in bundle_keys)
+    others = set(redis_client.scan_iter(f"{redis_prefix}:*")) - set(bundle_keys)
+    assert {redis_client.ttl(key) for key in others} == {-1}
     for key in bundle_keys:
-        redis_client.expire(key, 5)
+        redis_client.expire(key, round(TTL_S / 4))
     bundles.get("a1")
-    assert [redis_client.ttl(key) for key in bundle_keys] == [TTL_S, TTL_S]
+    assert all(TTL_S / 2 < redis_client.ttl(key) <= TTL_S for key in bundle_keys)
 
 
 def test_a_bundle_with_a_chunk_gone_is_a_miss(redis_client: Redis, redis_prefix: str) -> None:
@@ -79,6 +81,30 @@ def test_keys_of_a_task_share_a_slot() -> None:
     assert key_slot(keys.record("a2").encode()) != key_slot(keys.record("a1").encode())
 
 
+def test_a_task_whose_making_was_cut_off_is_listed_once_it_is_acknowledged(
+    redis_client: Redis, redis_prefix: str
+) -> None:
+    tasks, _ = _stores(redis_client, redis_prefix)
+    keys = Keys(redis_prefix)
+    assert tasks.create(record("a1"), b"recipe")
+    redis_client.delete(keys.index("ann"), keys.unfinished)  # as an older version's crash left it
+    assert not tasks.create(record("a1", created_at=9.0), b"recipe")  # the client's next attempt
+    assert [r.created_at for r in tasks.list("ann", limit=9)] == [1.0]
+    assert list(tasks.unfinished(limit=9)) == [("ann", "a1")]
+
+
+def test_a_lease_from_before_the_clock_was_set_back_has_run_out(redis_client: Redis, redis_prefix: str) -> None:
+    tasks, _ = _stores(redis_client, redis_prefix)
+    tasks.create(record("a1"), b"recipe")
+    assert tasks.claim("ann", "a1", owner="dead", lease_s=60)
+    name = Keys(redis_prefix).record("a1")
+    for field in ("lease_since", "lease_until"):  # what the server's clock says now was an hour ago
+        redis_client.hincrby(name, field, 3_600_000)
+    assert list(tasks.unfinished(limit=9)) == [("ann", "a1")]
+    assert tasks.claim("ann", "a1", owner="heir", lease_s=60)
+    assert not tasks.claim("ann", "a1", owner="other", lease_s=60)
+
+
 def test_a_list_skips_and_mends_entries_without_a_record(redis_client: Redis, redis_prefix: str) -> None:
     tasks, _ = _stores(redis_client, redis_prefix)
     for i in range(4):
@@ -103,8 +129,18 @@ def test_tasks_survive_a_crash_of_redis(own_server: RedisServer) -> None:
     client.close()
 
 
+def test_a_record_of_the_first_version_has_no_notes(redis_client: Redis, redis_prefix: str) -> None:
+    tasks, _ = _stores(redis_client, redis_prefix)
+    tasks.create(record("a1"), b"recipe")
+    key = Keys(redis_prefix).record("a1")
+    fixed = json.loads(str(redis_client.hget(key, "fixed"), "utf-8"))
+    del fixed["notes"]
+    redis_client.hset(key, "fixed", json.dumps(fixed))
+    assert tasks.get("ann", "a1") == record("a1")
+
+
 def test_an_outage_is_unavailable_with_a_remedy(own_server: RedisServer) -> None:
-    client = connect(own_server.url, timeout_s=1)
+    client = connect(own_server.url)
     tasks, bundles = _stores(client, "p")
     own_server.stop()
     calls = [
@@ -140,10 +176,14 @@ def test_a_full_redis_is_unavailable_and_keeps_what_it_has(own_server: RedisServ
 
 def test_a_configuration_that_could_lose_tasks_is_named(own_server: RedisServer) -> None:
     client = connect(own_server.url)
+    client.config_set("maxmemory", 10**9)  # and noeviction, the default: bundles would fill it
+    assert [p.split(" ")[-1] for p in durability_problems(client)] == ["volatile-lfu.", "always."]
+    client.config_set("appendfsync", "always")
+    client.config_set("maxmemory-policy", "volatile-lfu")
     assert durability_problems(client) == []
     client.config_set("appendonly", "no")
     client.config_set("maxmemory-policy", "allkeys-lru")
-    assert [p.split(" ")[-1] for p in durability_problems(client)] == ["yes.", "volatile-lru."]
+    assert [p.split(" ")[-1] for p in durability_problems(client)] == ["yes.", "volatile-lfu."]
     client.close()
 
 

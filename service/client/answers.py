@@ -1,0 +1,93 @@
+"""What the service answers, as frozen dataclasses. Members that a newer service adds stay in ``document``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from service.client.errors import GENERATION_FAILED, Problem, TaskFailed
+
+State = Literal["queued", "generating", "ready", "failed"]
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """A class of a task."""
+
+    name: str
+    description: str
+    n_images: int
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A task as the service shows it. ``bytes``: size of its written weights; ``error``: why it failed.
+
+    ``notes``: what the service has to say about how it was made. ``document``: the answer as it came.
+    """
+
+    id: str
+    state: State
+    classes: tuple[ClassInfo, ...]
+    n_unlabeled: int
+    meta_model: str
+    created_at: datetime
+    generate_ms: float | None
+    bytes: int | None
+    error: str | None
+    notes: tuple[str, ...] = ()
+    document: Json = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def is_finished(self) -> bool:
+        """Nothing changes any more: it is ready, or it failed."""
+        return self.state in ("ready", "failed")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the task."""
+        return tuple(c.name for c in self.classes)
+
+    def checked(self) -> TaskInfo:
+        """Itself; raises TaskFailed where it failed."""
+        if self.state != "failed":
+            return self
+        detail = f"{self.error} The task is kept as {self.id}; the same request tries again."
+        raise TaskFailed(Problem(GENERATION_FAILED, "Generation failed", 500, detail))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image. ``probabilities``: best first; ``abstain``: the classifier does not know."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    abstain: bool
+
+
+def task_info(document: Json) -> TaskInfo:
+    """A task from its JSON."""
+    return TaskInfo(
+        id=document["id"],
+        state=document["state"],
+        classes=tuple(ClassInfo(c["name"], c["description"], c["n_images"]) for c in document["classes"]),
+        n_unlabeled=document["n_unlabeled"],
+        meta_model=document["meta_model"],
+        created_at=datetime.fromisoformat(document["created_at"]),
+        generate_ms=document["generate_ms"],
+        bytes=document["bytes"],
+        error=document["error"],
+        notes=tuple(map(str, document.get("notes") or ())),
+        document=document,
+    )
+
+
+def predictions(document: Json) -> list[Prediction]:
+    """The answers in the order of the images sent."""
+    return [
+        Prediction(found["label"], found["probability"], found["probabilities"], found["abstain"])
+        for found in document["predictions"]
+    ]

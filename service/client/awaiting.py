@@ -1,0 +1,219 @@
+"""The client that awaits: AsyncClassmith and its tasks. Its twin, which waits, is in ``blocking``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Self
+
+import httpx
+from httpx_sse import aconnect_sse
+
+from service.client import calls, following
+from service.client.answers import Json, Prediction, TaskInfo, predictions, task_info
+from service.client.calls import LOCAL_URL, Call, Classes
+from service.client.following import ENDED, Ending
+from service.client.images import LARGE_BYTES, Images, expanded
+from service.client.progress import OnImages, OnTask, of_images, of_task
+from service.client.retries import Attempts, Retries, document
+
+
+class AsyncClassmith:
+    """A service at an address, for one event loop (asyncio); an asynchronous context manager.
+
+    ``api_key``: where the service has keys. ``timeout_s``: for one answer. ``large_bytes``: image files over this are
+    sent scaled down to 1024 pixels a side; None: never. ``http``: an ``httpx.AsyncClient`` of your own instead
+    (certificates, proxies), with its base URL and headers. Every method raises RequestFailed with the service's own
+    problem document, or Unreachable, after ``retries``.
+    """
+
+    def __init__(
+        self,
+        url: str = LOCAL_URL,
+        api_key: str | None = None,
+        *,
+        retries: Retries | None = None,
+        timeout_s: float = 120.0,
+        large_bytes: int | None = LARGE_BYTES,
+        http: httpx.AsyncClient | None = None,
+    ) -> None:
+        self.url = url
+        self._retries = retries or Retries()
+        self._large_bytes = large_bytes
+        self._http = http or httpx.AsyncClient(**calls.connection_options(url, api_key, timeout_s))
+
+    async def create(
+        self,
+        classes: Classes,
+        *,
+        unlabeled: Images | None = None,
+        meta_model: str = "auto",
+        wait: bool = True,
+        timeout_s: float = 300.0,
+        progress: OnTask | bool = False,
+    ) -> AsyncTask:
+        """Make a classifier, or find the one that an equal request made.
+
+        ``classes``: name -> description (a string), images (see Images), or ``{"description": ..., "images": ...}``.
+        ``unlabeled``: images of these classes, without saying of which. ``meta_model``: a name, or "auto". ``wait``:
+        until it is ready, ``timeout_s`` at most. ``progress``: called at each change, or True for a bar.
+
+        Raises UnusableInput, TaskFailed, TimedOut.
+        """
+        body = await asyncio.to_thread(calls.task_body, classes, unlabeled, meta_model, self._large_bytes)
+        with of_task(progress) as report:
+            info = task_info(await self._ask(calls.create(body, stay=wait and progress is False)))
+            report(info)
+            return AsyncTask(self, await self._finished(info, timeout_s, report) if wait else info)
+
+    async def create_from_folder(
+        self,
+        folder: str | PathLike[str],
+        *,
+        descriptions: Mapping[str, str] | None = None,
+        meta_model: str = "auto",
+        wait: bool = True,
+        timeout_s: float = 300.0,
+        progress: OnTask | bool = False,
+    ) -> AsyncTask:
+        """Make a classifier of a folder with one folder of images for each class, named after it.
+
+        Images of a folder ``unlabeled`` belong to no stated class. ``descriptions``: of some of these classes, or of
+        further ones. The rest as in ``create``.
+        """
+        classes, unlabeled = await asyncio.to_thread(calls.folder_classes, folder, descriptions)
+        return await self.create(
+            classes, unlabeled=unlabeled, meta_model=meta_model, wait=wait, timeout_s=timeout_s, progress=progress
+        )
+
+    async def task(self, ident: str) -> AsyncTask:
+        """A task by its id; raises NotFound."""
+        return AsyncTask(self, task_info(await self._ask(calls.show(ident))))
+
+    async def tasks(self) -> AsyncIterator[AsyncTask]:
+        """All tasks, newest first, fetched page by page."""
+        after: str | None = None
+        while True:
+            found = await self._ask(calls.page(after))
+            for shown in found["tasks"]:
+                yield AsyncTask(self, task_info(shown))
+            if found["next"] is None:
+                return
+            after = found["tasks"][-1]["id"]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _ask(self, call: Call) -> Json:
+        return document(await self._send(call))
+
+    async def _send(self, call: Call) -> httpx.Response:
+        attempts = Attempts(self.url, self._retries)
+        while True:
+            try:
+                response = await self._http.request(call.method, call.path, **call.options)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                await asyncio.sleep(attempts.after_error(error))
+                continue
+            wait_s = attempts.after(response)
+            if wait_s is None:
+                return response
+            await asyncio.sleep(wait_s)
+
+    async def _finished(self, info: TaskInfo, timeout_s: float, report: OnTask) -> TaskInfo:
+        """The task once it is ready; raises TaskFailed, TimedOut, or NotFound where it was deleted meanwhile."""
+        deadline = following.deadline_in(timeout_s)
+        attempts = Attempts(self.url, self._retries)
+        while not info.is_finished:
+            before = info
+            info, ending = await self._watch(info, following.patience_s(deadline, info), report)
+            attempts = attempts if info == before else Attempts(self.url, self._retries)
+            await asyncio.sleep(following.pause_s(attempts, info, ending))
+        return info.checked()
+
+    async def _watch(self, info: TaskInfo, quiet_s: float, report: OnTask) -> tuple[TaskInfo, Ending]:
+        """The newest state of a task by its event stream, and how that ended."""
+        call = calls.events(info.id)
+        try:
+            async with aconnect_sse(self._http, call.method, call.path, timeout=quiet_s) as source:
+                if not source.response.is_success:
+                    await source.response.aread()
+                    return info, source.response
+                async for event in source.aiter_sse():
+                    newer = following.change(event, info)
+                    if newer != info:
+                        report(newer)
+                    info = newer
+        except httpx.ReadTimeout:
+            return info, None
+        except httpx.HTTPError as error:
+            return info, error
+        return info, ENDED
+
+
+@dataclass(frozen=True)
+class AsyncTask:
+    """A task of a service: what is known of it (``info``), and what can be done with it."""
+
+    client: AsyncClassmith
+    info: TaskInfo
+
+    @property
+    def id(self) -> str:
+        """By which ``client.task(id)`` finds it again."""
+        return self.info.id
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the task."""
+        return self.info.class_names
+
+    async def refresh(self) -> AsyncTask:
+        """The task as it is now."""
+        return await self.client.task(self.id)
+
+    async def wait(self, *, timeout_s: float = 300.0, progress: OnTask | bool = False) -> AsyncTask:
+        """The task once it is ready; raises TaskFailed, TimedOut."""
+        with of_task(progress) as report:
+            return AsyncTask(self.client, await self.client._finished(self.info, timeout_s, report))
+
+    async def predict(
+        self, images: Images, top_k: int | None = None, *, progress: OnImages | bool = False
+    ) -> list[Prediction]:
+        """The classifier's answers, in the order of the images; ``top_k``: only the best classes in each.
+
+        Images are read, in a thread, and sent some at a time, so there may be any number. Raises UnusableInput before
+        the first is sent where one of them cannot be found.
+        """
+        singles = await asyncio.to_thread(expanded, images)
+        found: list[Prediction] = []
+        with of_images(progress, len(singles)) as report:
+            batches = calls.batches(singles, self.client._large_bytes)
+            while batch := await asyncio.to_thread(next, batches, None):
+                found += predictions(await self.client._ask(calls.predict(self.id, batch, top_k)))
+                report(len(found), len(singles))
+        return found
+
+    async def explain(self, image: Images) -> Json:
+        """What in the image and in the texts carried the decision, as the service says it."""
+        data = await asyncio.to_thread(calls.one, image, self.client._large_bytes)
+        return await self.client._ask(calls.explain(self.id, data))
+
+    async def export(self, path: str | PathLike[str]) -> Path:
+        """Write the classifier as an ONNX file that runs anywhere; its metadata name classes and preprocessing."""
+        model = (await self.client._send(calls.export(self.id))).content
+        return await asyncio.to_thread(calls.save, model, path)
+
+    async def delete(self) -> None:
+        """Delete the task, and everything the service keeps of it."""
+        await self.client._send(calls.delete(self.id))

@@ -1,0 +1,136 @@
+"""What can go wrong between a caller and the service.
+
+ClientError
+├── UnusableInput       an image, a file, a folder or a class that cannot be sent (also a ValueError)
+├── Unreachable         no service answers at the address
+├── TimedOut            the classifier was not made in the time given (also a TimeoutError)
+└── RequestFailed       the service said no; carries its problem document
+    ├── NotAllowed      no key, an unknown one, or not from there (401, 403)
+    ├── NotFound        no such task, or not this key's (404)
+    ├── TooBusy         too busy or shutting down, still so after the retries (429, 503)
+    └── TaskFailed      the classifier could not be made
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SERVER_FAULT = 500
+GENERATION_FAILED = "urn:classmith:problem:generation-failed"
+
+
+@dataclass(frozen=True)
+class Located:
+    """What is wrong with one part of a request, e.g. ``classes[2].images[0]``."""
+
+    where: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An RFC 9457 problem document: what was wrong and what to do (``detail``), where (``errors``)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str = ""
+    request_id: str = ""
+    errors: tuple[Located, ...] = ()
+
+    def __str__(self) -> str:
+        places = [error.where for error in self.errors]
+        if self.status >= SERVER_FAULT and self.request_id:
+            places.append(f"request_id {self.request_id}")  # under which the service's log has it
+        return f"{self.title}: {self.detail}" + (f" ({', '.join(places)})" if places else "")
+
+
+class ClientError(Exception):
+    """The root."""
+
+
+class UnusableInput(ClientError, ValueError):
+    """An image, a file, a folder or a class that cannot be sent."""
+
+
+class Unreachable(ClientError):
+    """No service answers at the address."""
+
+
+class TimedOut(ClientError, TimeoutError):
+    """The classifier was not made in the time given; it is still being made."""
+
+
+class RequestFailed(ClientError):
+    """The service said no. ``problem``: its problem document; ``retry_after_s``: when it said to come back."""
+
+    def __init__(self, problem: Problem, retry_after_s: float | None = None) -> None:
+        super().__init__(problem, retry_after_s)
+        self.problem = problem
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return str(self.problem)
+
+
+class NotAllowed(RequestFailed):
+    """No key, an unknown one, or not from there."""
+
+
+class NotFound(RequestFailed):
+    """No such task, or it is another's."""
+
+
+class TooBusy(RequestFailed):
+    """Too busy or shutting down, still so after the retries."""
+
+
+class TaskFailed(RequestFailed):
+    """The classifier could not be made."""
+
+
+KINDS: Mapping[int, type[RequestFailed]] = {
+    401: NotAllowed,
+    403: NotAllowed,
+    404: NotFound,
+    429: TooBusy,
+    503: TooBusy,
+}
+
+
+def refusal(status: int, document: object, retry_after_s: float | None) -> RequestFailed:
+    """The exception for an answer that is no success. ``document``: its JSON, or None where it had none."""
+    problem = _problem(status, document)
+    kind = TaskFailed if problem.type == GENERATION_FAILED else KINDS.get(status, RequestFailed)
+    return kind(problem, retry_after_s)
+
+
+def unreachable(url: str, reason: Exception) -> Unreachable:
+    """The exception where nothing answers."""
+    remedy = "start one with `classmith serve`, or name another with --url or CLASSMITH_URL"
+    error = Unreachable(f"No service answers at {url} ({str(reason) or type(reason).__name__}); {remedy}.")
+    error.__cause__ = reason
+    return error
+
+
+def _problem(status: int, document: object) -> Problem:
+    try:
+        return _parsed(document)  # type: ignore[arg-type]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        detail = f"The answer was {status}, from something that is not Classmith; check the address."
+        return Problem("about:blank", "Not understood", status, detail)
+
+
+def _parsed(document: dict[str, Any]) -> Problem:
+    return Problem(
+        type=str(document["type"]),
+        title=str(document["title"]),
+        status=int(document["status"]),
+        detail=str(document["detail"]),
+        instance=str(document.get("instance", "")),
+        request_id=str(document.get("request_id", "")),
+        errors=tuple(Located(str(e["where"]), str(e["detail"])) for e in document.get("errors", ())),
+    )

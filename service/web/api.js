@@ -1,0 +1,136 @@
+/** The service's API: calls, problem documents, the stream of events, and the key. */
+
+const KEY = "classmith-key";
+const remembered = { key: "" }; // where the browser allows no storage
+
+/** What the service said was wrong: its own text, and the places in the request that it names. */
+export class Problem extends Error {
+  constructor({ status = 0, title = "", detail = "", errors = [] }) {
+    super(detail || title);
+    this.status = status;
+    this.errors = errors;
+  }
+}
+
+export function key() {
+  try {
+    return sessionStorage.getItem(KEY) ?? "";
+  } catch {
+    return remembered.key;
+  }
+}
+
+export function setKey(value) {
+  remembered.key = value;
+  try {
+    if (value) sessionStorage.setItem(KEY, value);
+    else sessionStorage.removeItem(KEY);
+  } catch {
+    // kept in memory only
+  }
+}
+
+/** The response to a call; raises Problem where it is none of success. Addresses are relative to the page's. */
+export async function call(method, path, { body, headers = {}, signal } = {}) {
+  const sent = key() ? { ...headers, Authorization: `Bearer ${key()}` } : headers;
+  let response;
+  try {
+    response = await fetch(path, { method, body, headers: sent, signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem({ title: "The service does not answer; check that it runs, and try again." });
+  }
+  if (response.ok) return response;
+  const problem = await problemOf(response);
+  if (response.status === 401) document.dispatchEvent(new CustomEvent("keyneeded", { detail: problem }));
+  throw problem;
+}
+
+async function problemOf(response) {
+  try {
+    return new Problem(await response.json());
+  } catch {
+    return new Problem({ status: response.status, title: `The service answered ${response.status}; try again later.` });
+  }
+}
+
+const json = async (response) => (await response).json();
+const addressOf = (id) => `tasks/${encodeURIComponent(id)}`;
+
+/** Make a task; the answer comes at once, and `events` tells how it goes on. */
+export function createTask(task) {
+  const headers = { "Content-Type": "application/json", Prefer: "respond-async" };
+  return json(call("POST", "tasks", { body: JSON.stringify(task), headers }));
+}
+
+export const getTask = (id, signal) => json(call("GET", addressOf(id), { signal }));
+export const deleteTask = (id) => call("DELETE", addressOf(id));
+export const getAdaptation = (id, signal) => json(call("GET", `${addressOf(id)}/adaptation`, { signal }));
+export const getModel = async (id) => (await call("GET", `${addressOf(id)}/model.onnx`)).blob();
+
+/** One page of tasks; `after`: the id of the last task of the page before. */
+export function listTasks(after, signal) {
+  return json(call("GET", after ? `tasks?limit=100&after=${after}` : "tasks?limit=100", { signal }));
+}
+
+/** Answers for several images, in their order. */
+export async function predict(id, files, signal) {
+  const body = new FormData();
+  for (const file of files) body.append("image", file, "image");
+  return (await json(call("POST", `${addressOf(id)}/predict`, { body, signal }))).predictions;
+}
+
+/** What carried the decision on one image. */
+export function explain(id, file, signal) {
+  const headers = { "Content-Type": file.type || "image/png" };
+  return json(call("POST", `${addressOf(id)}/explain`, { body: file, headers, signal }));
+}
+
+/** The task at each change, as `{event, data}`, until it is finished or deleted; a stream that breaks is resumed. */
+export async function* events(id, signal) {
+  for (;;) {
+    let last = "";
+    for await (const found of stream(`${addressOf(id)}/events`, signal)) {
+      last = found.event;
+      yield found;
+    }
+    if (["ready", "failed", "deleted"].includes(last)) return;
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
+
+async function* stream(path, signal) {
+  const response = await call("GET", path, { signal });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (text + value).split("\n\n");
+    text = blocks.pop();
+    for (const block of blocks) {
+      const found = parseEvent(block);
+      if (found) yield found;
+    }
+  }
+}
+
+function parseEvent(block) {
+  const fields = Object.fromEntries(block.split("\n").map((line) => line.split(/: ?(.*)/s, 2)));
+  return fields.data ? { event: fields.event, data: JSON.parse(fields.data) } : null;
+}
+
+/** Which calls this service has beyond the first version's, and whether it asks for keys; by its OpenAPI document. */
+export async function features() {
+  try {
+    const document = await json(call("GET", "openapi.json"));
+    const has = (path) => Object.hasOwn(document.paths, path);
+    return {
+      explain: has("/tasks/{task_id}/explain"),
+      adaptation: has("/tasks/{task_id}/adaptation"),
+      keys: Boolean(document.components?.securitySchemes),
+    };
+  } catch {
+    return { explain: false, adaptation: false, keys: false };
+  }
+}

@@ -1,0 +1,71 @@
+"""The limit: decoding and running in a plain loop, on as many threads as there are cores. No server, no sockets.
+
+    echo '{"bodies": ["IMAGE", ...]}' | python -m tests.bench.raw --model MODEL [--threads N] [--seconds S]
+
+Tries batches of several sizes and keeps the best. Prints JSON: images a second, and the median ms of one image alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import threading
+import time
+from itertools import cycle, islice
+from pathlib import Path
+
+from tests.bench.classifier import Classifier
+
+BATCHES = (1, 4, 8)
+
+
+def images_per_s(classifier: Classifier, bodies: list[bytes], n_batch: int, n_threads: int, seconds: float) -> float:
+    done, until = [0] * n_threads, time.perf_counter() + seconds
+
+    def work(thread: int) -> None:
+        images = cycle(bodies[thread:] + bodies[:thread])
+        while time.perf_counter() < until:
+            classifier.answers(list(islice(images, n_batch)))
+            done[thread] += n_batch
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(n_threads)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(done) / (time.perf_counter() - started)
+
+
+def call_ms(classifier: Classifier, bodies: list[bytes], seconds: float) -> float:
+    """One image alone, one after another: decoding and running."""
+    times_ms, until = [], time.perf_counter() + seconds
+    for body in cycle(bodies):
+        started = time.perf_counter()
+        classifier.answers([body])
+        times_ms.append(1e3 * (time.perf_counter() - started))
+        if started > until:
+            return statistics.median(times_ms)
+    raise ValueError("no images")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    args = parser.parse_args()
+    bodies = [Path(body).read_bytes() for body in json.load(sys.stdin)["bodies"]]
+    classifier = Classifier(args.model)
+    classifier.answers(bodies[:1])
+    rates = {n: images_per_s(classifier, bodies, n, args.threads, args.seconds) for n in BATCHES}
+    best = max(rates, key=lambda n: rates[n])
+    call = call_ms(classifier, bodies, args.seconds)
+    json.dump({"images_per_s": rates[best], "batch": best, "call_p50_ms": call}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Tasks are made in the page from images, from words and from both, however the files come."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from service.demo_alphabet import drawing
+from tests.e2e.browser.chromium import PNG, drop, fill, made, make, make_example, paste, row
+from tests.e2e.processes import Service
+from tests.service import centroids
+
+ZEBRA, HORSE = "Black and white stripes and an upright mane.", "A plain brown coat, “hooves”, and no stripes."
+
+
+def test_made_from_chosen_images(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    for k in range(2):
+        fill(page, k + 1, f"letter {k}", images=(drawing(k, 0), drawing(k, 1)))
+    expect(page.locator("#summary")).to_have_text("2 classes · 4 images · 0 descriptions")
+    make(page)
+    task = service.http.get(f"/tasks/{made(page)}").json()
+    assert [(c["name"], c["n_images"]) for c in task["classes"]] == [("letter 0", 2), ("letter 1", 2)]
+    expect(page.get_by_role("heading", level=1)).to_have_text("letter 0, letter 1")
+    expect(page.get_by_role("heading", level=1)).to_be_focused()
+
+
+def test_made_from_words_alone_or_told_why_not(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    fill(page, 1, "zebra", ZEBRA)
+    fill(page, 2, "horse", HORSE)
+    with page.expect_response("**/tasks") as answered:
+        make(page)
+    if answered.value.ok:
+        task = service.http.get(f"/tasks/{made(page)}").json()
+        assert [c["description"] for c in task["classes"]] == [ZEBRA, HORSE]
+    else:
+        expect(page.locator("#classes-error")).to_have_text(answered.value.json()["detail"])
+
+
+def test_made_from_images_and_words(page: Page, service: Service) -> None:
+    task_id = make_example(page, service.url, "from pictures and words")
+    task = service.http.get(f"/tasks/{task_id}").json()
+    assert all(c["description"] and c["n_images"] for c in task["classes"])
+    for c in task["classes"]:
+        expect(page.get_by_role("row", name=c["name"])).to_contain_text(c["description"])
+
+
+def test_images_are_dropped_and_pasted_and_taken_out(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    first = row(page, 1)
+    drop(first.locator(".zone"), [("one.png", drawing(0, 0), PNG), ("two.png", drawing(0, 1), PNG)])
+    paste(first.get_by_label("Name"), [("three.png", drawing(0, 2), PNG)])
+    expect(first.locator(".thumbs li")).to_have_count(3)
+    first.get_by_role("button", name="Remove two.png").click()
+    expect(first.get_by_role("button", name="Remove three.png")).to_be_focused()
+    drop(page.get_by_role("heading", level=1), [("four.png", drawing(1, 0), PNG)])
+    expect(row(page, 2).locator(".thumbs li")).to_have_count(1)
+    first.get_by_role("button", name="Remove all").click()
+    expect(first.locator(".thumbs li")).to_have_count(0)
+
+
+def test_many_classes_from_a_folder_a_zip_and_a_csv(page: Page, service: Service, tmp_path: Path) -> None:
+    folder = tmp_path / "letters"
+    for k in range(3):
+        (folder / f"letter {k}").mkdir(parents=True)
+        for hand in range(2):
+            (folder / f"letter {k}" / f"{hand}.png").write_bytes(drawing(k, hand))
+    (folder / "letter 0" / "notes.txt").write_text("no image")
+    page.goto(service.url)
+    page.locator("#many summary").click()
+    page.locator("#make").get_by_label("Choose a folder").set_input_files(folder)
+    expect(page.locator("#many-note")).to_contain_text("3 classes: 6 images, 0 descriptions. 1 other file left out.")
+    page.get_by_label("Choose a ZIP or CSV").set_input_files([zip_file(tmp_path), csv_file(tmp_path)])
+    expect(page.locator("#many-note")).to_contain_text("2 classes: 1 image, 2 descriptions.")
+    expect(page.locator("#summary")).to_have_text("4 classes · 7 images · 2 descriptions")
+    expect(row(page, 2).get_by_label("Description")).to_have_value('Said "b", twice,\nand again.')
+    expect(row(page, 4).get_by_label("Name")).to_have_value("new by csv")
+
+
+def zip_file(folder: Path) -> Path:
+    path = folder / "more.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("more/new by csv/1.png", drawing(3, 0))
+        archive.writestr("__MACOSX/more/new by csv/1.png", b"not an image")
+    return path
+
+
+def csv_file(folder: Path) -> Path:
+    text = io.StringIO()
+    csv.writer(text).writerows(
+        [["name", "description"], ["letter 1", 'Said "b", twice,\nand again.'], ["new by csv", "New."]]
+    )
+    path = folder / "descriptions.csv"
+    path.write_text(text.getvalue(), encoding="utf-8-sig")
+    return path
+
+
+def test_large_photographs_are_scaled_down_before_they_are_sent(page: Page, service: Service) -> None:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(centroids.photograph(1, size=1500))).save(buffer, "PNG", compress_level=0)
+    assert buffer.tell() > 6_000_000
+    page.goto(service.url)
+    fill(page, 1, "large", images=(buffer.getvalue(),))
+    fill(page, 2, "small", images=(centroids.photograph(2),))
+    with page.expect_request("**/tasks") as sent:
+        make(page)
+    assert len(sent.value.post_data_buffer or b"") < 500_000
+    made(page)
+
+
+def test_what_was_entered_is_still_there_on_the_way_back(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    fill(page, 1, "zebra", ZEBRA, (drawing(0, 0),))
+    page.get_by_role("link", name="Classifiers").click()
+    expect(page.get_by_role("heading", level=1, name="Classifiers")).to_be_focused()
+    page.go_back()
+    expect(row(page, 1).get_by_label("Name")).to_have_value("zebra")
+    page.get_by_role("button", name="Six invented letters").click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(row(page, 1).locator(".thumbs li")).to_have_count(1)
+
+
+# --- while it is made
+
+
+def test_progress_is_shown_as_it_happens(page: Page, unsure: Service) -> None:
+    page.goto(unsure.url)
+    for k in range(2):
+        fill(page, k + 1, f"letter {k}", images=(drawing(k, 0),))
+    page.locator("#options summary").click()
+    page.get_by_label("Meta-model", exact=True).fill("slow")
+    make(page)
+    expect(page.locator(".steps [aria-current]")).to_have_text("Writing the network")
+    expect(page.get_by_role("heading", name="Try it")).to_be_hidden()
+    task_id = made(page)
+    expect(page.locator(".steps")).to_be_hidden()
+    assert unsure.http.get(f"/tasks/{task_id}").json()["meta_model"] == "slow"
+
+
+def test_a_task_that_fails_says_why(page: Page, unsure: Service) -> None:
+    page.goto(unsure.url)
+    for k in range(2):
+        fill(page, k + 1, f"letter {k}", images=(drawing(k, 0),))
+    page.locator("#options summary").click()
+    page.get_by_label("Meta-model", exact=True).fill("failing")
+    make(page)
+    expect(page.locator("[data-part=facts]")).to_contain_text("failed")
+    task = unsure.http.get(f"/tasks/{page.url.rpartition('/')[2]}").json()
+    expect(page.locator("[data-part=failure]")).to_have_text(task["error"])

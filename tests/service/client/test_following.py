@@ -1,0 +1,90 @@
+"""A task's event stream: what breaks it off is mended, what ends it ends the waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import pytest
+
+from service.client import AsyncClassmith, Classmith, NotFound, Retries, TaskFailed, TimedOut, TooBusy
+from tests.service.client.scripted import DROP, TASK, Answer, as_json, problem, serving
+
+QUICK = Retries(most=4, max_wait_s=30.0, first_wait_s=0.001)
+QUEUED, GENERATING = {**TASK, "state": "queued"}, {**TASK, "state": "generating"}
+FAILED = {**TASK, "state": "failed", "error": "It broke."}
+Wait = Callable[..., list[str]]
+
+
+def stream(*events: tuple[str, object]) -> Answer:
+    """As the service sends it, comments and a retry time included."""
+    parts = [f"event: {name}\ndata: {json.dumps(data)}\n\n: still working\n\n" for name, data in events]
+    return Answer(200, ("retry: 1000\n\n" + "".join(parts)).encode(), {"Content-Type": "text/event-stream"})
+
+
+def states(*tasks: dict[str, object]) -> Answer:
+    return stream(*((str(task["state"]), task) for task in tasks))
+
+
+def waiting(url: str, timeout_s: float = 60.0) -> list[str]:
+    """The states that the blocking client reports, from the creation on."""
+    seen: list[str] = []
+    with Classmith(url, retries=QUICK) as client:
+        client.create({"a": b"1"}, timeout_s=timeout_s, progress=lambda info: seen.append(info.state))
+    return seen
+
+
+def awaiting(url: str, timeout_s: float = 60.0) -> list[str]:
+    seen: list[str] = []
+
+    async def create() -> None:
+        async with AsyncClassmith(url, retries=QUICK) as client:
+            await client.create({"a": b"1"}, timeout_s=timeout_s, progress=lambda info: seen.append(info.state))
+
+    asyncio.run(create())
+    return seen
+
+
+both = pytest.mark.parametrize("wait", [waiting, awaiting])
+MADE = as_json(QUEUED, 202)
+
+
+@both
+def test_each_change_is_reported_once(wait: Wait) -> None:
+    with serving(MADE, states(QUEUED, GENERATING, GENERATING, TASK)) as script:
+        assert wait(script.url) == ["queued", "generating", "ready"]
+    assert script.asked[0].headers["Prefer"] == "respond-async"
+    assert script.asked[1].path == f"/tasks/{TASK['id']}/events"
+
+
+@both
+@pytest.mark.parametrize("cut", [states(GENERATING), DROP, problem(503), problem(429, Retry_After="0")],
+                         ids=["ended", "dropped", "503", "429"])  # fmt: skip
+def test_a_stream_that_breaks_off_is_opened_again(wait: Wait, cut: Answer) -> None:
+    with serving(MADE, cut, states(GENERATING), cut, cut, states(TASK)) as script:
+        assert wait(script.url)[-1] == "ready"
+    assert len(script.asked) == 6
+
+
+@both
+def test_a_stream_that_never_comes_through_is_given_up(wait: Wait) -> None:
+    with serving(MADE, *[problem(503)] * 5) as script, pytest.raises(TooBusy):
+        wait(script.url)
+
+
+@both
+def test_failure_and_deletion_are_said(wait: Wait) -> None:
+    with serving(MADE, states(GENERATING, FAILED)) as script, pytest.raises(TaskFailed, match="It broke"):
+        wait(script.url)
+    with serving(MADE, stream(("deleted", {"id": TASK["id"]}))) as script, pytest.raises(NotFound, match="deleted"):
+        wait(script.url)
+    with serving(MADE, problem(404, "Not found")) as script, pytest.raises(NotFound):
+        wait(script.url)
+
+
+@both
+def test_no_time_left_is_no_time_waited(wait: Wait) -> None:
+    with serving(MADE) as script, pytest.raises(TimedOut):
+        wait(script.url, timeout_s=0.0)
+    assert len(script.asked) == 1

@@ -1,0 +1,167 @@
+"""Images in every form people have them become the files that are sent; what is none is refused in plain words."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.client import UnusableInput
+from service.client.calls import batches, folder_classes, one, task_body
+from service.client.images import encoded, expanded, fit_to_send
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
+COLOUR = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """zebra/1.png, zebra/2.JPG, zebra/notes.txt, horse/1.png, unlabeled/1.png, empty/, and a name with brackets."""
+    for name in ("zebra/1.png", "zebra/2.JPG", "zebra/notes.txt", "horse/1.png", "unlabeled/1.png", "[odd] 1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+def test_paths_patterns_and_folders_become_files_in_order(folder: Path) -> None:
+    zebra = [folder / "zebra" / "1.png", folder / "zebra" / "2.JPG"]
+    assert expanded(folder / "zebra") == zebra
+    assert expanded(str(folder / "zebra")) == zebra
+    assert expanded(f"{folder}/zebra/*.*g") == zebra[:1]
+    assert expanded(f"{folder}/**/1.png") == [folder / name / "1.png" for name in ("horse", "unlabeled", "zebra")]
+    assert expanded([str(zebra[1]), b"bytes", zebra[0]]) == [zebra[1], b"bytes", zebra[0]]
+    assert expanded(folder / "[odd] 1.png") == [folder / "[odd] 1.png"]
+    assert [encoded(image) for image in expanded(zebra)] == [b"zebra/1.png", b"zebra/2.JPG"]
+
+
+def test_a_home_folder_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    assert expanded("~/zebra/1.png") == [folder / "zebra" / "1.png"]
+
+
+@pytest.mark.parametrize("shown", [GREY, GREY[..., None], COLOUR, np.asfortranarray(COLOUR), COLOUR[:, ::-1]])
+def test_an_array_is_sent_without_loss(shown: np.ndarray) -> None:
+    (image,) = expanded(shown)
+    np.testing.assert_array_equal(pixels(encoded(image)), shown.squeeze())
+
+
+def test_an_array_may_be_a_batch() -> None:
+    for batch in (np.stack([COLOUR] * 4), np.stack([GREY] * 4)):
+        found = expanded(batch)
+        assert [image.shape for image in found if isinstance(image, np.ndarray)] == [batch.shape[1:]] * 4
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
+def test_a_pillow_image_of_any_mode_is_sent(mode: str) -> None:
+    image = Image.new(mode, (4, 3)) if mode == "I;16" else Image.fromarray(COLOUR).convert(mode)
+    assert pixels(encoded(image)).shape[:2] == (image.height, image.width)
+
+
+def test_a_pillow_image_is_sent_upright_like_its_file() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    buffer = io.BytesIO()
+    Image.fromarray(COLOUR).save(buffer, "JPEG", exif=exif)
+    with Image.open(buffer) as opened:
+        assert pixels(encoded(opened)).shape == (7, 5, 3)
+
+
+@pytest.mark.parametrize(("images", "words"), [
+    ("nowhere.png", "There is no file nowhere.png"),
+    ("nowhere/*.png", "No file matches"),
+    ("x" * 5000, "There is no file"),
+    ("empty", "has no JPEG, PNG or WebP"),
+    (GREY.astype(np.float32), "astype"),
+    (np.zeros((2, 3, 4, 5), np.uint8), "shape"),
+    (np.zeros(3, np.uint8), "shape"),
+    (np.zeros((0, 5), np.uint8), "shape"),
+    (3, "A int is not an image"),
+    ([None], "A NoneType is not an image"),
+    ({"a": 1}, "A dict is not an image"),
+])  # fmt: skip
+def test_what_is_no_image_is_refused(images: object, words: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(UnusableInput, match=words):
+        expanded(images)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read every file")
+def test_an_unreadable_file_is_said(folder: Path) -> None:
+    (folder / "zebra" / "1.png").chmod(0)
+    with pytest.raises(UnusableInput, match="cannot be read"):
+        encoded(folder / "zebra" / "1.png")
+
+
+def test_a_folder_of_class_folders(folder: Path) -> None:
+    classes, unlabeled = folder_classes(folder, {"horse": "no stripes", "okapi": "striped legs"})
+    assert classes == {
+        "horse": {"description": "no stripes", "images": [folder / "horse" / "1.png"]},
+        "zebra": {"description": "", "images": [folder / "zebra" / "1.png", folder / "zebra" / "2.JPG"]},
+        "okapi": "striped legs",
+    }
+    assert unlabeled == [folder / "unlabeled" / "1.png"]
+    for wrong in (folder / "nowhere", folder / "empty"):
+        with pytest.raises(UnusableInput):
+            folder_classes(wrong, None)
+
+
+def test_a_class_is_words_or_images_or_both() -> None:
+    body = task_body(
+        {"a": "words", "b": b"1", "c": [b"1", b"2"], "d": {"description": "words", "images": b"1"}}, None, "m"
+    )
+    found = [(c["name"], c["description"], len(c["images"])) for c in body["classes"]]
+    assert found == [("a", "words", 0), ("b", "", 1), ("c", "", 2), ("d", "words", 1)]
+
+
+@pytest.mark.parametrize(("classes", "words"), [
+    ({"zebra": "zebra/*.jpg"}, "looks like a file, and a string is a description"),
+    ({"zebra": {"image": b"1"}}, r"not \['image'\]"),
+    ({"zebra": {"description": 3}}, "A description is a string"),
+    ({"zebra": ["nowhere.png"]}, "Class 'zebra': There is no file"),
+    ({3: "three"}, "name is a string"),
+    (["zebra"], "Classes are a mapping"),
+])  # fmt: skip
+def test_a_class_that_cannot_be_is_refused_by_name(classes: object, words: str) -> None:
+    with pytest.raises(UnusableInput, match=words):
+        task_body(classes, None, "auto")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("mode", "format"), [("RGB", "JPEG"), ("L", "JPEG"), ("RGBA", "PNG"), ("P", "PNG")])
+def test_a_photograph_as_cameras_make_them_is_scaled_down_to_be_sent(mode: str, format: str) -> None:
+    noise = RNG.integers(0, 256, (1200, 1600, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(buffer, format, exif=exif)
+    data = buffer.getvalue()
+    sent = fit_to_send(data, 500_000)
+    assert len(sent) < len(data)
+    with Image.open(io.BytesIO(sent)) as scaled:
+        assert scaled.size == (768, 1024)  # upright
+        assert ("A" in scaled.getbands()) == (mode == "RGBA")
+    assert fit_to_send(data, None) == fit_to_send(data, len(data)) == data
+    assert fit_to_send(sent, 10) == sent  # small enough a side
+
+
+@pytest.mark.parametrize("data", [b"no image", b"\x89PNG\r\n\x1a\n cut off"])
+def test_what_cannot_be_scaled_is_sent_as_it_is(data: bytes) -> None:
+    assert fit_to_send(data, 3) == data
+
+
+def test_many_images_are_sent_by_the_hundred_and_large_ones_by_their_bytes() -> None:
+    assert [len(batch) for batch in batches([b"x"] * 205)] == [100, 100, 5]
+    large = bytes(7_000_000)  # not an image: sent as it is
+    assert [len(batch) for batch in batches([large] * 5)] == [2, 2, 1]
+    assert list(batches([])) == []
+    with pytest.raises(UnusableInput, match="one image"):
+        one([b"1", b"2"])

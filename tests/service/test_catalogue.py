@@ -1,0 +1,71 @@
+"""Which meta-model a task gets: one that reads what is given, the preferred one first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from models.errors import ImpossibleTask
+from service.catalogue import AUTO, PREFERRED, Catalogue, Evidence, read_catalogue
+from tests.service import centroids, described
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("meta-models")
+    centroids.meta_model(folder)
+    centroids.meta_model(folder, name="photos", domain="photographs")
+    described.meta_model(folder)
+    described.meta_model(folder, name="words", accepts_images=False)
+    return folder
+
+
+@pytest.fixture
+def catalogue(folder: Path) -> Catalogue:
+    return read_catalogue(folder)
+
+
+def evidence(
+    *, shown: int = 3, described: int = 0, n_classes: int = 3, near_grey: bool | None = False, unlabeled: bool = False
+) -> Evidence:
+    return Evidence(n_classes, shown, described, shown, unlabeled, near_grey if shown else None)
+
+
+KINDS: dict[str, tuple[Evidence, str]] = {
+    "drawings": (evidence(near_grey=True), "centroids"),
+    "words and drawings": (evidence(near_grey=True, described=3), "centroids"),
+    "photographs": (evidence(), "photos"),
+    "words": (evidence(shown=0, described=3), "words"),
+    "words and photographs": (evidence(described=1), "described"),
+}
+
+
+@pytest.mark.parametrize("kind", PREFERRED)
+def test_auto_takes_one_that_reads_all_that_is_given(catalogue: Catalogue, kind: str) -> None:
+    given, expected = KINDS[kind]
+    assert given.kind == kind
+    assert catalogue.choose(AUTO, given).name == expected
+
+
+def test_the_preferred_one_goes_first(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PREFERRED, "photographs", ("not here", "described"))
+    monkeypatch.setitem(PREFERRED, "words", ("described",))
+    assert catalogue.choose(AUTO, KINDS["photographs"][0]).name == "described"
+    assert catalogue.choose(AUTO, KINDS["words"][0]).name == "described"
+    assert catalogue.choose(AUTO, KINDS["drawings"][0]).name == "centroids"
+
+
+def test_one_that_cannot_take_the_task_gives_way(catalogue: Catalogue) -> None:
+    assert catalogue.choose(AUTO, evidence(described=3, unlabeled=True)).name == "photos"
+    assert catalogue.choose(AUTO, evidence(shown=2, described=1)).name == "described"
+
+
+def test_without_a_reader_of_words_it_is_said_what_is_missing(folder: Path) -> None:
+    found = read_catalogue(folder)
+    pictures = Catalogue({name: found.by_name[name] for name in ("centroids", "photos")})
+    with pytest.raises(ImpossibleTask, match="descriptions alone"):
+        pictures.choose(AUTO, KINDS["words"][0])
+    assert pictures.choose(AUTO, KINDS["words and photographs"][0]).name == "photos"
+    assert pictures.text_encoders == []
+    assert found.text_encoders == [described.ENCODER]

@@ -113,7 +113,8 @@ function render(state) {
   parts.answers.replaceChildren(...cards);
   parts.more.hidden = chosen.length <= state.nShown;
   parts["answers-head"].hidden = !items.length;
-  parts.tally.textContent = tallyOf(done);
+  const under = `Classifying ${plural(items.length, "image")}: ${done.length} answered …`;
+  parts.tally.textContent = done.length < items.length ? under : tallyOf(done);
   const labelled = done.filter((item) => item.truth && item.answer);
   parts.matrix.replaceChildren(...(labelled.length ? [matrixOf(task.classes.map(({ name }) => name), labelled)] : []));
 }

@@ -10,6 +10,8 @@ from tests.chaos import overload, soak
 from tests.chaos.__main__ import EMBEDDED, SHARED, run, table
 
 FAULTS = [*EMBEDDED, *SHARED]
+LAZY_THREADS = 8
+"""Pools start their threads when they are needed, not at once; a leak would be one for each of hundreds of tasks."""
 
 
 @pytest.mark.timeout(1_200)
@@ -39,6 +41,6 @@ def test_a_short_soak_leaks_no_descriptor_and_no_thread(tmp_path: Path) -> None:
     assert set(report.statuses) == {200}
     assert report.n_wrong == 0
     assert report.n_evictions > 0
-    assert report.samples[-1].n_threads <= report.samples[0].n_threads
+    assert report.samples[-1].n_threads <= report.samples[0].n_threads + LAZY_THREADS
     assert report.samples[-1].n_files <= report.samples[0].n_files + soak.N_CLIENTS
     assert report.growth < 5 * soak.MOST_GROWTH  # so short a run says little of memory

@@ -110,13 +110,13 @@ def asked(service: Service, task_id: str, images: list[bytes]) -> list[dict[str,
 
 
 def matrix(page: Page) -> dict[tuple[str, str], int]:
-    """(class, answer) -> count, as shown."""
-    columns = page.locator(".matrix thead th").all_inner_texts()[1:]
-    found = {}
-    for line in page.locator(".matrix tbody tr").all():
-        name, counts = line.locator("th").inner_text(), line.locator("td").all_inner_texts()
-        found.update({(name, column): int(n) for column, n in zip(columns, counts, strict=True) if int(n)})
-    return found
+    """(class, answer) -> count, as shown when all images are classified."""
+    expect(page.locator("[data-part=tally]")).not_to_contain_text("Classifying")
+    texts = "(table) => [...table.rows].map((row) => [...row.cells].map((cell) => cell.innerText))"
+    (_, *columns), *lines = page.locator(".matrix").evaluate(texts)
+    return {
+        (name, column): int(n) for name, *counts in lines for column, n in zip(columns, counts, strict=True) if int(n)
+    }
 
 
 def _transfer(page: Page, files: list[File]) -> object:

@@ -15,8 +15,9 @@ PATIENCE_MS = 60_000
 SLOW = 30 * prototypes.SLOW_LOOPS
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """No longer than a module: Playwright runs an event loop in this thread, and no other test can run its own."""
     if browsers.executable() is None:
         pytest.skip("no Chromium on the PATH")
     expect.set_options(timeout=PATIENCE_MS)
@@ -42,9 +43,9 @@ def unsure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def context(chromium: Browser) -> BrowserContext:
-    """One for all tests, which saves time: the page keeps nothing beyond its tab."""
+    """One for a module's tests, which saves time: the page keeps nothing beyond its tab."""
     opened = chromium.new_context(viewport={"width": 1100, "height": 900}, reduced_motion="reduce")
     opened.set_default_timeout(PATIENCE_MS)
     return opened

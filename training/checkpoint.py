@@ -77,7 +77,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
-    return {f"optimizer/{i}/{key}": value for i, entry in state.items() for key, value in entry.items()}
+    return {f"optimizer/{i}/{key}": value.contiguous() for i, entry in state.items() for key, value in entry.items()}
 
 
 def _load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from models.errors import ClassmithError
 from training.checkpoint import CheckpointError
 from training.data.folders import DataError
 from training.episodes import EpisodeShape, shrink
+
+if TYPE_CHECKING:
+    from training.runtime import Runtime
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -43,23 +46,32 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_data(commands: Commands) -> None:
     data = commands.add_parser("data", help="download a data set with torchvision")
-    data.add_argument("name", choices=("omniglot", "cifar-fs"))
+    data.add_argument("name", choices=("omniglot", "cifar-fs", "tiny-imagenet"))
     data.set_defaults(run_command=_data)
 
 
 def _add_fit(commands: Commands) -> None:
-    from training.configs.hypertransformer import CONFIGS
+    from training.configs import base, hypertransformer
 
-    fit = commands.add_parser("fit", help="train a meta-model; run it again to resume")
-    fit.add_argument("method", choices=("hypertransformer",))
-    fit.add_argument("--config", required=True, choices=sorted(CONFIGS))
+    fit = commands.add_parser("fit", help="train a meta-model, or a base network; run it again to resume")
+    methods = fit.add_subparsers(required=True, metavar="METHOD")
+    _add_method(methods, "hypertransformer", hypertransformer.CONFIGS, "support images -> a Conv-4")
+    _add_method(methods, "base", base.CONFIGS, "a base network from scratch, for n3 to adapt")
+
+
+def _add_method(methods: Commands, name: str, configs: Mapping[str, object], what: str) -> None:
+    fit = methods.add_parser(name, help=what)
+    fit.add_argument("--config", required=True, choices=sorted(configs))
     fit.add_argument("--run", type=Path, help="folder for checkpoints and the log (default: runs/CONFIG)")
     fit.add_argument("--images", type=Path, help="train on this ZIP or folder of classes instead of the config's data")
-    fit.add_argument("--steps", type=_positive, help="optimiser steps, instead of the config's")
+    if name == "base":
+        fit.add_argument("--epochs", type=_positive, help="passes over the images, instead of the config's")
+    else:
+        fit.add_argument("--steps", type=_positive, help="optimiser steps, instead of the config's")
     fit.add_argument("--seed", type=int, default=0)
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ...")
     fit.add_argument("--bf16", action="store_true", help="forward passes in bfloat16")
-    fit.set_defaults(run_command=_fit)
+    fit.set_defaults(run_command={"hypertransformer": _fit_hypertransformer, "base": _fit_base}[name])
 
 
 def _add_export(commands: Commands) -> None:
@@ -120,8 +132,7 @@ def _data(arguments: argparse.Namespace) -> None:
     print(f"{arguments.name} is in {DATASETS[arguments.name].download(data_root())}")
 
 
-def _fit(arguments: argparse.Namespace) -> None:
-    from training import runtime
+def _fit_hypertransformer(arguments: argparse.Namespace) -> None:
     from training.configs.hypertransformer import CONFIGS
     from training.data import DATASETS
     from training.recipes.hypertransformer import fit
@@ -132,10 +143,27 @@ def _fit(arguments: argparse.Namespace) -> None:
     if arguments.images:  # it need not have the 20 classes of 20 images that a config counts on
         shapes = tuple((weight, shrink(shape, train)) for weight, shape in config.shapes)
         config = replace(config, shapes=shapes, validation=shrink(config.validation, validation))
-    here = runtime.start(device=arguments.device, bf16=config.bf16)
+    _run_fit(arguments, config.bf16, lambda run, here: fit(config, train, validation, run, here))
+
+
+def _fit_base(arguments: argparse.Namespace) -> None:
+    from training.configs.base import CONFIGS
+    from training.data import DATASETS
+    from training.recipes.base import fit
+
+    config = replace(CONFIGS[arguments.config](), seed=arguments.seed)
+    config = replace(config, n_epochs=arguments.epochs or config.n_epochs, bf16=arguments.bf16 or config.bf16)
+    train, validation = DATASETS[config.dataset].split(arguments.images)
+    _run_fit(arguments, config.bf16, lambda run, here: fit(config, train, validation, run, here))
+
+
+def _run_fit(arguments: argparse.Namespace, bf16: bool, fit: Callable[[Path, Runtime], object]) -> None:
+    from training import runtime
+
+    here = runtime.start(device=arguments.device, bf16=bf16)
     run = arguments.run or Path("runs") / arguments.config
     try:
-        fit(config, train, validation, run, here)
+        fit(run, here)
     finally:
         here.close()
     if here.is_main:

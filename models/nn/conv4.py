@@ -46,9 +46,9 @@ class Conv4(nn.Module):
         return self.logits(features), features
 
 
-def normalise(pixels: Tensor, mean: float, std: float) -> Tensor:
+def normalise(pixels: Tensor, mean: float | Tensor, std: float | Tensor) -> Tensor:
     """Pixels ``(..., H, W, C)`` uint8 -> ``(..., C, H, W)`` float32, ``(p / 255 - mean) / std``.
 
-    A negative ``std`` makes dark ink positive.
+    A tensor ``(C,)`` has a value for each channel. A negative ``std`` makes dark ink positive.
     """
     return torch.movedim((pixels.to(torch.float32) / 255 - mean) / std, -1, -3)

@@ -1,6 +1,7 @@
 # make demo    the main job, start to finish, on this machine       make check   lint, types, import rules
 # make test    the whole test suite                                 make bench   the speed figures, as ratios in one run
 # make chaos   faults under load: lost, wrong, recovery             make bench-peers   the same beside other servers
+# make docs    the site of docs/, into build/site
 # PYTHON=python3.12 chooses another interpreter; everything lives in .venv, and is set up once.
 
 PYTHON ?= python3
@@ -10,9 +11,9 @@ BASE := $(VENV)/.base-installed
 FULL := $(VENV)/.full-installed
 PEERS := .venv-peers
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-CODE := models service training tests
+CODE := models service training tests docs/hooks.py
 
-.PHONY: demo test check audit bench bench-peers chaos format readme clean
+.PHONY: demo test check audit bench bench-peers chaos docs format readme clean
 .DEFAULT_GOAL := demo
 
 demo: $(BASE)
@@ -49,6 +50,9 @@ $(PEERS):
 chaos: $(FULL)
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
+docs: $(FULL)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(DOCS_ARGS)
+
 format: $(FULL)
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
@@ -78,5 +82,5 @@ $(BASE): pyproject.toml constraints.txt | $(BIN)/python
 
 $(FULL): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the service, the training half (torch) and the development tools; the first time takes minutes ..."
-	@$(PIP) install --quiet -c constraints.txt -e '.[dev,training]'
+	@$(PIP) install --quiet -c constraints.txt -e '.[dev,docs,training]'
 	@touch $(BASE) $@

@@ -11,9 +11,9 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from models.errors import ClassmithError
 from models.text import Encoders
@@ -29,28 +29,32 @@ from service.descriptions import DescriptionReader, prepare_encoders
 from service.images import Intake
 from service.loading import Loader
 from service.pending import PendingGenerations
-from service.ports import TaskRecord
+from service.ports import Generation, TaskRecord, TaskStore
 from service.requests import Specifier
 from service.session_cache import SessionCache
 from service.settings import Settings
-from service.storage import Storage, open_storage
+from service.storage import open_storage
 from service.tasks import Tasks
-from service.telemetry import Metrics
+from service.telemetry import Metrics, release
+from service.tracing import NO_TRACING, TracedGeneration, Tracing, traced_load
 
 N_STORE_THREADS = 8
 DESCRIPTION = "Image classifiers on demand: a network made for exactly your classes, in one forward pass."
+NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""FastAPI's own spans and logs carry paths, queries and messages of exceptions, which may quote a class name."""
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, metrics: Metrics | None = None, tracing: Tracing = NO_TRACING) -> FastAPI:
     """The application; raises InvalidSettings where the API keys cannot be read."""
-    keyring, metrics = Keyring(settings.keys()), Metrics()
+    keyring, metrics = Keyring(settings.keys()), metrics or Metrics()
     limits = RateLimits(settings.rate_per_s, settings.rate_burst)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.served = Served(settings, await _build(stack, settings, metrics), keyring, metrics, limits)
+            tasks = await _build(stack, settings, metrics, tracing)
+            app.state.served = Served(settings, tasks, keyring, metrics, limits)
             stack.callback(app.state.served.stopping.set)
             yield
         app.state.served = None
@@ -58,11 +62,12 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Classmith",
         description=DESCRIPTION,
-        version=_version(),
+        version=release(),
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a redirect would go to whatever Host a request names
+        telemetry=NO_TELEMETRY,
     )
     app.state.served = None
     for part in (predict, open_inference_models, open_inference, tasks, health, page):  # flat, the hot one first
@@ -70,24 +75,25 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     openapi.install(app, with_keys=bool(settings.api_keys or settings.api_keys_file))
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
-    app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(RequestContext, metrics=metrics, tracing=tracing)
     return app
 
 
-async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics) -> Tasks:
+async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics, tracing: Tracing) -> Tasks:
     """Every part, in the order they need each other; the stack takes them apart."""
     pool = ThreadPoolExecutor(N_STORE_THREADS, "classmith-store")
     stack.callback(pool.shutdown)
     catalogue = await asyncio.to_thread(read_catalogue, settings.meta_models)
     encoders = Encoders(settings.text_encoder, download=settings.download_encoder)
-    storage = await asyncio.to_thread(open_storage, settings, catalogue, metrics, encoders)
+    storage = await asyncio.to_thread(open_storage, settings, catalogue, metrics, encoders, tracing)
     stack.callback(storage.close)
     pool.submit(storage.prepare)
     if settings.text_encoder_at_start:
         pool.submit(prepare_encoders, catalogue.text_encoders, encoders)
-    loader = Loader(storage.tasks, storage.bundles, storage.generation, catalogue)
+    generation = TracedGeneration(storage.generation, tracing)
+    loader = Loader(storage.tasks, storage.bundles, generation, catalogue)
     sessions = SessionCache(
-        loader.session,
+        traced_load(tracing, loader.session),
         loader.exists,
         max_bytes=settings.session_bytes,
         min_residency_s=settings.min_residency_s,
@@ -99,7 +105,7 @@ async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics) ->
     stack.push_async_callback(batcher.drain)
     intake = Intake(n_threads=settings.n_runners, max_pixels=settings.max_image_pixels, max_queue=settings.max_queue)
     stack.callback(intake.close)
-    pending = _pending(stack, settings, storage, _Warmer(sessions))
+    pending = _pending(stack, settings, generation, storage.tasks, metrics, _Warmer(sessions))
     specifier = Specifier(settings, catalogue, intake, DescriptionReader(encoders))
     return Tasks(storage.tasks, storage.bundles, storage.keys, specifier, loader, pending, sessions, batcher, pool)
 
@@ -117,16 +123,22 @@ def _batcher(settings: Settings, metrics: Metrics) -> Batcher:
 
 
 def _pending(
-    stack: AsyncExitStack, settings: Settings, storage: Storage, on_ready: Callable[[TaskRecord], None]
+    stack: AsyncExitStack,
+    settings: Settings,
+    generation: Generation,
+    store: TaskStore,
+    metrics: Metrics,
+    on_ready: Callable[[TaskRecord], None],
 ) -> PendingGenerations:
     pending = PendingGenerations(
-        storage.generation,
-        storage.tasks,
+        generation,
+        store,
         n_threads=settings.n_generations,
         max_pending=settings.max_pending_generations,
         recover_s=settings.lease_s,
         min_age_s=settings.lease_s if settings.redis_url else 0.0,
         on_ready=on_ready,
+        metrics=metrics,
     )
     stack.push_async_callback(pending.close)
     pending.start_recovery()
@@ -151,10 +163,3 @@ class _Warmer:
                 pass
         except ClassmithError as error:
             log.info("a new task could not be warmed", extra={"task_id": record.id, "error_type": type(error).__name__})
-
-
-def _version() -> str:
-    try:
-        return version("classmith")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "0"

@@ -1,19 +1,20 @@
 """The queue of generations: Redis Streams with one consumer group, and the heartbeats of the workers.
 
-A job is a task's tenant and id. It stays in the stream until a worker has brought it to an end; the job of a worker
-not heard of for ``alive_s`` is handed to another. Key names: ``redis_client``.
+A job is a task's tenant and id, and the trace it is part of. It stays in the stream until a worker has brought it to an
+end; the job of a worker not heard of for ``alive_s`` is handed to another. Key names: ``redis_client``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from redis import Redis
 from redis.exceptions import ResponseError
 
 from service.stores.redis_client import GROUP, NOW_MS, PREFIX, Keys, redis_errors, run_script
+from service.tracing import TraceContext, parse, trace_context
 
 ALIVE_S = 10.0
 """A worker not heard of for so long counts as dead."""
@@ -39,6 +40,7 @@ class Job:
     tenant: str
     task_id: str
     n_deliveries: int
+    trace: TraceContext = field(default_factory=dict)
 
 
 class JobQueue:
@@ -50,9 +52,10 @@ class JobQueue:
         self._alive_ms = round(alive_s * 1000)
 
     def put(self, tenant: str, task_id: str) -> str:
-        """Append a job; its message id."""
+        """Append a job, part of the trace that this call is part of; its message id."""
+        fields: dict[Any, Any] = {"tenant": tenant, "id": task_id, **trace_context.get()}
         with redis_errors():
-            message_id = self._client.xadd(self._keys.jobs, {"tenant": tenant, "id": task_id})
+            message_id = self._client.xadd(self._keys.jobs, fields)
         return _text(message_id)
 
     def holds(self, message_id: str) -> bool:
@@ -84,7 +87,7 @@ class JobQueue:
         if not found:
             return None
         message_id, fields = found[0][1][0]
-        return Job(_text(message_id), _text(fields[b"tenant"]), _text(fields[b"id"]), 1)
+        return _job(_text(message_id), fields, 1)
 
     def take_over(self, worker: str) -> Job | None:
         """A job of a worker that died, if there is one."""
@@ -94,9 +97,7 @@ class JobQueue:
         if not found or not found[1] or found[1][0][1] is None:
             return None
         message_id, fields = found[1][0]
-        return Job(
-            _text(message_id), _text(fields[b"tenant"]), _text(fields[b"id"]), self._n_deliveries(_text(message_id))
-        )
+        return _job(_text(message_id), fields, self._n_deliveries(_text(message_id)))
 
     def end(self, job: Job) -> None:
         """A job has come to an end, good or bad; it leaves the stream."""
@@ -134,6 +135,11 @@ class JobQueue:
                 if "BUSYGROUP" not in str(error):
                     raise
         return None
+
+
+def _job(message_id: str, fields: Mapping[bytes, bytes], n_deliveries: int) -> Job:
+    trace = parse((_text(name), _text(value)) for name, value in fields.items())
+    return Job(message_id, _text(fields[b"tenant"]), _text(fields[b"id"]), n_deliveries, trace)
 
 
 def _text(value: Any) -> str:

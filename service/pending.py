@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from models.errors import Busy, Unavailable
 from service.backpressure import jittered
 from service.ports import Generation, TaskRecord, TaskStore
+from service.telemetry import Metrics
 
 FIRST_GUESS_S = 0.05
 SMOOTHING = 0.2
@@ -39,6 +41,7 @@ class PendingGenerations:
         recover_s: float,
         min_age_s: float = 0.0,
         on_ready: Callable[[TaskRecord], None],
+        metrics: Metrics | None = None,
     ) -> None:
         self._generation, self._store, self._on_ready = generation, store, on_ready
         self._pool = ThreadPoolExecutor(n_threads, "classmith-generate")
@@ -48,6 +51,9 @@ class PendingGenerations:
         self._mean_s = FIRST_GUESS_S
         self._recovery: asyncio.Task[None] | None = None
         self._closed = False
+        metrics = metrics or Metrics()
+        self._shed = metrics.shed.labels("generation_queue_full")
+        metrics.generations_pending.set_function(lambda: len(self._pending))
 
     def start_recovery(self) -> None:
         """Begin to take up unfinished tasks."""
@@ -58,6 +64,7 @@ class PendingGenerations:
         if self._closed:
             raise Unavailable("The service is stopping; try again in a moment, or on another replica.")
         if (tenant, task_id) not in self._pending and len(self._pending) >= self._max_pending:
+            self._shed.inc()
             wait_s = self._mean_s * len(self._pending) / self._n_threads
             raise Busy("Too many classifiers are being made; try again later.", retry_after_s=jittered(wait_s))
 
@@ -85,7 +92,9 @@ class PendingGenerations:
             started = time.perf_counter()
             return self._generation.run(*key), time.perf_counter() - started
 
-        record, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+        record, seconds = await asyncio.get_running_loop().run_in_executor(
+            self._pool, contextvars.copy_context().run, timed
+        )
         self._mean_s += SMOOTHING * (seconds - self._mean_s)
         return record
 

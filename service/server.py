@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import start_http_server
 
 from models.errors import Unavailable
-from models.generator import OnnxGenerator
 from models.runtime import CUDA
 from models.text import Encoders
 from service.api.state import Served
 from service.app import create_app
 from service.catalogue import read_catalogue
 from service.connections import Limits, PatientProtocol, most_connections, notice_dead_peers, sweep
+from service.otel import exported
 from service.settings import InvalidSettings, Settings
+from service.storage import MeasuredGenerator
 from service.stores.redis import RedisTaskStore
 from service.stores.redis_bundles import RedisBundleStore
 from service.stores.redis_client import connect
 from service.stores.sqlite_schema import KEYS_FILE, TASKS_FILE, check
-from service.telemetry import configure_logging
+from service.telemetry import Metrics, configure_logging
 from service.worker import run_worker
 
+log = logging.getLogger(__name__)
 KEEP_ALIVE_S = 75
 """Idle connections are kept longer than the usual balancers keep theirs, so that none reuses one that is closing."""
 
@@ -35,8 +42,14 @@ def serve(settings: Settings) -> int:
     """Serve until told to stop; the exit status. Raises InvalidSettings where it cannot even begin."""
     configure_logging(settings.log_level)
     _check_state_dir(settings)
-    listening = _listen(settings)
-    app = create_app(settings)
+    metrics = Metrics()
+    with _listen(settings) as listening, exported(os.environ, metrics, "classmith-api") as tracing:
+        server = _server(settings, create_app(settings, metrics, tracing))
+        server.run(sockets=[listening])
+    return 0 if server.started else 1
+
+
+def _server(settings: Settings, app: FastAPI) -> _Server:
     most = most_connections(settings.max_connections)
     limits = Limits(most, body_s=settings.body_s, stall_s=KEEP_ALIVE_S)
     config = uvicorn.Config(
@@ -51,10 +64,7 @@ def serve(settings: Settings) -> int:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_s)),
     )
-    server = _Server(config, app, drain_s=settings.drain_s)
-    with listening:
-        server.run(sockets=[listening])
-    return 0 if server.started else 1
+    return _Server(config, app, drain_s=settings.drain_s)
 
 
 def work(settings: Settings) -> int:
@@ -66,17 +76,41 @@ def work(settings: Settings) -> int:
     catalogue = read_catalogue(settings.meta_models)
     if not catalogue.names:
         raise InvalidSettings(f"No meta-model is in {settings.meta_models}; set CLASSMITH_META_MODELS to their folder.")
-    client, prefix = connect(settings.redis_url), settings.redis_prefix
-    return run_worker(
-        client,
-        RedisTaskStore(client, prefix),
-        RedisBundleStore(client, settings.bundle_ttl_s, prefix=prefix),
-        catalogue.by_name,
-        generator=OnnxGenerator(providers=[CUDA], encoders=encoders),
-        prefix=prefix,
-        lease_s=settings.lease_s,
-        alive_s=settings.lease_s,
-    )
+    client, prefix, metrics = connect(settings.redis_url), settings.redis_prefix, Metrics()
+    with _metrics_given(settings, metrics), exported(os.environ, metrics, "classmith-worker") as tracing:
+        return run_worker(
+            client,
+            RedisTaskStore(client, prefix),
+            RedisBundleStore(client, settings.bundle_ttl_s, prefix=prefix),
+            catalogue.by_name,
+            generator=MeasuredGenerator(metrics, encoders, tracing, providers=[CUDA]),
+            prefix=prefix,
+            lease_s=settings.lease_s,
+            alive_s=settings.lease_s,
+            tracing=tracing,
+        )
+
+
+@contextmanager
+def _metrics_given(settings: Settings, metrics: Metrics) -> Iterator[None]:
+    """A worker's metrics over HTTP during the block, where a port is set for them."""
+    if settings.metrics_port is None:
+        yield
+        return
+    try:
+        server, thread = start_http_server(settings.metrics_port, settings.metrics_host, metrics.registry)
+    except OSError as error:
+        address = f"{settings.metrics_host}:{settings.metrics_port}"
+        raise InvalidSettings(
+            f"Metrics cannot be given at {address} ({error.strerror}); choose another port."
+        ) from error
+    log.info("metrics are at /metrics of this port", extra={"port": server.server_port})
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 class _Server(uvicorn.Server):

@@ -9,6 +9,7 @@ turns hot gets a network of its own, made in the background, where that is faste
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections import OrderedDict
@@ -181,7 +182,8 @@ class SessionCache:
     async def _build(self, key: Key) -> _Entry:
         began_at = self._clock()
         try:
-            session = await asyncio.get_running_loop().run_in_executor(self._builders, self._load, *key)
+            load = contextvars.copy_context().run  # part of the request that began it, in logs and traces
+            session = await asyncio.get_running_loop().run_in_executor(self._builders, load, self._load, *key)
             entry = _Entry(session, built_at=self._clock(), checked_at=began_at, counted_from=began_at)
             self._build_seconds.observe(entry.built_at - began_at)
             self._mean_build_s += 0.1 * (entry.built_at - began_at - self._mean_build_s)

@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     """For requests under way, once no more connections are taken."""
     max_connections: int = Field(10_000, ge=1)
     """Those idle for longest make room for more; at most what the process may have open files for."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    """A worker gives its metrics here, as the service does on ``/metrics``; by default nowhere."""
     body_s: float = Field(30.0, gt=0)
     """For the body of a request to arrive, and a second more for each kB of it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from models.bundle import Bundle
@@ -25,7 +25,10 @@ from service.stores.redis_client import connect, durability_problems
 from service.stores.sqlite import SqliteTaskStore
 from service.stores.sqlite_schema import KEYS_FILE, TASKS_FILE
 from service.telemetry import Metrics
+from service.tracing import NO_TRACING, Attributes, Tracing
 
+SCRAPE_S = 1.0
+"""A scrape waits for Redis no longer, so that it still says that Redis is gone."""
 log = logging.getLogger(__name__)
 
 
@@ -50,17 +53,24 @@ class Storage:
 
 
 class MeasuredGenerator(OnnxGenerator):
-    """The generator, with its times and ends in the metrics."""
+    """The generator, with its times and ends in the metrics, and a span of each."""
 
-    def __init__(self, metrics: Metrics, encoders: Encoders) -> None:
-        super().__init__(encoders=encoders)
-        self._seconds, self._ends = metrics.generation_seconds, metrics.generations
+    def __init__(
+        self,
+        metrics: Metrics,
+        encoders: Encoders,
+        tracing: Tracing = NO_TRACING,
+        *,
+        providers: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(providers=providers, encoders=encoders)
+        self._seconds, self._ends, self._tracing = metrics.generation_seconds, metrics.generations, tracing
 
     def generate(self, meta_model: MetaModel, spec: TaskSpec) -> Bundle:
         """One task's bundle."""
         outcome = "failed"
         try:
-            with self._seconds.time():
+            with self._tracing.span("generate", attributes=_attributes(meta_model, spec)), self._seconds.time():
                 written = super().generate(meta_model, spec)
             outcome = "made"
             return written
@@ -68,11 +78,23 @@ class MeasuredGenerator(OnnxGenerator):
             self._ends.labels(outcome).inc()
 
 
-def open_storage(settings: Settings, catalogue: Catalogue, metrics: Metrics, encoders: Encoders) -> Storage:
+def _attributes(meta_model: MetaModel, spec: TaskSpec) -> Attributes:
+    n_images = sum(len(one.images) for one in spec.classes)
+    return {
+        "classmith.meta_model": meta_model.name,
+        "classmith.n_classes": len(spec.classes),
+        "classmith.n_images": n_images,
+    }
+
+
+def open_storage(
+    settings: Settings, catalogue: Catalogue, metrics: Metrics, encoders: Encoders, tracing: Tracing = NO_TRACING
+) -> Storage:
     """Redis where one is configured, else files below ``state_dir``."""
-    generator = MeasuredGenerator(metrics, encoders)
-    open_one = _shared if settings.redis_url else _embedded
-    return open_one(settings, catalogue, generator)
+    generator = MeasuredGenerator(metrics, encoders, tracing)
+    if settings.redis_url:
+        return _shared(settings, catalogue, generator, metrics)
+    return _embedded(settings, catalogue, generator)
 
 
 def _embedded(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator) -> Storage:
@@ -91,19 +113,22 @@ def _embedded(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator
     )
 
 
-def _shared(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator) -> Storage:
+def _shared(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator, metrics: Metrics) -> Storage:
     client, prefix = connect(settings.redis_url), settings.redis_prefix
     tasks, bundles = RedisTaskStore(client, prefix), RedisBundleStore(client, settings.bundle_ttl_s, prefix=prefix)
     keys = RedisIdempotencyStore(client, keep_s=settings.idempotency_s, prefix=prefix)
     local = LocalGeneration(tasks, bundles, catalogue.by_name, lease_s=settings.lease_s, generator=generator)
     queue = JobQueue(client, alive_s=settings.lease_s, prefix=prefix)
+    watching = connect(settings.redis_url, timeout_s=SCRAPE_S)
+    watched = JobQueue(watching, alive_s=settings.lease_s, prefix=prefix)
+    metrics.watch_queue(watched.n_jobs, watched.n_workers)
     generation = QueuedGeneration(queue, tasks, local, max_jobs=settings.max_pending_generations)
     try:
         for problem in durability_problems(client):
             log.warning(problem)
     except Unavailable as error:  # it may come up later; /readyz says no until then
         log.warning(error.message)
-    closers = (generation.close, bundles.close, tasks.close, client.close)
+    closers = (generation.close, bundles.close, tasks.close, client.close, watching.close)
     return Storage(tasks, bundles, keys, generation, _preparation(generator, catalogue), closers)
 
 

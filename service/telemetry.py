@@ -15,16 +15,25 @@ import time
 import traceback
 import uuid
 from collections import deque
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from importlib.metadata import PackageNotFoundError, version
 from typing import TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from models.errors import Unavailable
+from service.tracing import trace_context
 
 NAMESPACE = "classmith"
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+SHED_REASONS = ("queue_full", "deadline", "expired", "cold_queue_full", "generation_queue_full", "rate_limit")
+OUTCOMES = ("made", "failed")
 LOG_FIELDS = (
     "method", "path", "endpoint", "status", "duration_ms", "n_images", "n_classes", "n_bytes", "task_id", "meta_model",
     "state", "reason", "attempt", "worker", "port", "error_type",
@@ -59,7 +68,19 @@ class Metrics:
         )
         self.generation_seconds = self._histogram("generation_duration_seconds", "Writing a task's weights.", SECONDS)
         self.generations = self._counter("generations", "Generations ended.", "outcome")
+        self.generations_pending = self._gauge(
+            "generations_pending", "Generations that this process does or waits for."
+        )
+        self._gauge("build_info", "1; the release is in the label.", "version").labels(release()).set(1)
         ProcessCollector(namespace=NAMESPACE, registry=self.registry)
+        for reason in SHED_REASONS:  # a series that begins at 0: the first increase of one that appears is lost
+            self.shed.labels(reason)
+        for outcome in OUTCOMES:
+            self.generations.labels(outcome)
+
+    def watch_queue(self, n_jobs: Callable[[], int], n_workers: Callable[[], int]) -> None:
+        """Ask the shared queue, at each scrape, how it stands."""
+        self.registry.register(_SharedQueue(n_jobs, n_workers))
 
     def render(self) -> bytes:
         """The text format of Prometheus; its content type is ``CONTENT_TYPE``."""
@@ -75,8 +96,34 @@ class Metrics:
         return Histogram(name, help_text, labels, namespace=NAMESPACE, registry=self.registry, buckets=buckets)
 
 
+class _SharedQueue(Collector):
+    """The queue of generations as it stands; where it does not answer, that alone."""
+
+    def __init__(self, n_jobs: Callable[[], int], n_workers: Callable[[], int]) -> None:
+        self._n_jobs, self._n_workers = n_jobs, n_workers
+
+    def describe(self) -> Iterable[Metric]:
+        """Names alone, without asking."""
+        return self._families(None)
+
+    def collect(self) -> Iterable[Metric]:
+        """One round trip or two."""
+        try:
+            return self._families((self._n_jobs(), self._n_workers()))
+        except Unavailable:
+            return self._families(None)
+
+    def _families(self, found: tuple[int, int] | None) -> list[Metric]:
+        jobs, workers = found or (None, None)
+        return [
+            GaugeMetricFamily(f"{NAMESPACE}_redis_up", "1 where Redis answers, else 0.", float(found is not None)),
+            GaugeMetricFamily(f"{NAMESPACE}_job_queue_depth", "Generations waiting for a worker or under way.", jobs),
+            GaugeMetricFamily(f"{NAMESPACE}_workers", "Workers alive.", workers),
+        ]
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, request id, and the allowed extra fields."""
+    """One JSON object a line: time, level, logger, message, request and trace ids, and the allowed extra fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """A record -> one line."""
@@ -89,6 +136,8 @@ class JsonFormatter(logging.Formatter):
         }
         if current := request_id.get():
             line["request_id"] = current
+        if parent := trace_context.get().get("traceparent"):
+            _, line["trace_id"], line["span_id"], _ = parent.split("-")
         line.update({name: record.__dict__[name] for name in LOG_FIELDS if name in record.__dict__})
         if record.exc_info and record.exc_info[1] is not None:
             line["exception"] = _describe(record.exc_info[1])
@@ -154,6 +203,14 @@ def configure_logging(level: str = "INFO", *, stream: TextIO | None = None) -> N
             earlier.close()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+
+
+def release() -> str:
+    """This release of Classmith; "0" where it runs from a checkout that is not installed."""
+    try:
+        return version("classmith")
+    except PackageNotFoundError:
+        return "0"
 
 
 def choose_request_id(sent: str | None) -> str:

@@ -26,6 +26,7 @@ from service.jobs import ALIVE_S, Job, JobQueue
 from service.leases import LEASE_S
 from service.ports import BundleStore, TaskStore
 from service.stores.redis_client import PREFIX
+from service.tracing import NO_TRACING, Attributes, Tracing, under
 
 MAX_DELIVERIES = 3
 TAKE_WAIT_S = 1.0
@@ -46,6 +47,7 @@ def run_worker(
     alive_s: float = ALIVE_S,
     max_deliveries: int = MAX_DELIVERIES,
     stop: threading.Event | None = None,
+    tracing: Tracing = NO_TRACING,
 ) -> int:
     """Work until ``stop`` is set (SIGTERM and SIGINT set it, in the main thread); the exit status, 0.
 
@@ -55,7 +57,7 @@ def run_worker(
     stop = stop or threading.Event()
     queue = JobQueue(client, alive_s=alive_s, prefix=prefix)
     generation = LocalGeneration(tasks, bundles, meta_models, owner=name, lease_s=lease_s, generator=generator)
-    worker = Worker(name, queue, tasks, generation, lease_s=lease_s, max_deliveries=max_deliveries)
+    worker = Worker(name, queue, tasks, generation, lease_s=lease_s, max_deliveries=max_deliveries, tracing=tracing)
     with _stopped_by_signals(stop), worker.heartbeats(alive_s / 4):
         worker.work(stop)
     generation.close()
@@ -75,6 +77,7 @@ class Worker:
         *,
         lease_s: float = LEASE_S,
         max_deliveries: int = MAX_DELIVERIES,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._name = name
         self._queue = queue
@@ -82,6 +85,7 @@ class Worker:
         self._generation = generation
         self._lease_s = lease_s
         self._max_deliveries = max_deliveries
+        self._tracing = tracing
         self._job: Job | None = None
 
     def work(self, stop: threading.Event) -> None:
@@ -90,7 +94,8 @@ class Worker:
             try:
                 job = self._queue.take_over(self._name) or self._queue.take(self._name, wait_s=TAKE_WAIT_S)
                 if job is not None:
-                    self._do(job)
+                    with under(job.trace), self._tracing.span("job", "consumer", _attributes(job)):
+                        self._do(job)
             except Unavailable as error:  # the job, if there was one, stays in the queue
                 log.warning("%s", error.message)
                 stop.wait(OUTAGE_PAUSE_S)
@@ -153,6 +158,16 @@ class Worker:
             self._queue.leave(self._name)
         except Unavailable as error:
             log.warning("could not leave the queue: %s", error.message)
+
+
+def _attributes(job: Job) -> Attributes:
+    return {
+        "messaging.system": "redis",
+        "messaging.operation.type": "process",
+        "messaging.message.id": job.message_id,
+        "classmith.task_id": job.task_id,
+        "classmith.n_deliveries": job.n_deliveries,
+    }
 
 
 @contextmanager

@@ -46,16 +46,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_data(commands: Commands) -> None:
     data = commands.add_parser("data", help="download a data set with torchvision")
-    data.add_argument("name", choices=("omniglot", "cifar-fs", "tiny-imagenet"))
+    zero_shot = ("cub", "awa2", "nabirds", "flowers-species")
+    data.add_argument("name", choices=("omniglot", "cifar-fs", "tiny-imagenet", *zero_shot))
     data.set_defaults(run_command=_data)
 
 
 def _add_fit(commands: Commands) -> None:
-    from training.configs import base, hypertransformer
+    from training.configs import base, hypertransformer, n3
 
     fit = commands.add_parser("fit", help="train a meta-model, or a base network; run it again to resume")
     methods = fit.add_subparsers(required=True, metavar="METHOD")
     _add_method(methods, "hypertransformer", hypertransformer.CONFIGS, "support images -> a Conv-4")
+    _add_method(methods, "n3", n3.CONFIGS, "descriptions, support images or both -> every layer of a base adapted")
     _add_method(methods, "base", base.CONFIGS, "a base network from scratch, for n3 to adapt")
 
 
@@ -71,7 +73,7 @@ def _add_method(methods: Commands, name: str, configs: Mapping[str, object], wha
     fit.add_argument("--seed", type=int, default=0)
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ...")
     fit.add_argument("--bf16", action="store_true", help="forward passes in bfloat16")
-    fit.set_defaults(run_command={"hypertransformer": _fit_hypertransformer, "base": _fit_base}[name])
+    fit.set_defaults(run_command={"hypertransformer": _fit_hypertransformer, "n3": _fit_n3, "base": _fit_base}[name])
 
 
 def _add_export(commands: Commands) -> None:
@@ -146,6 +148,19 @@ def _fit_hypertransformer(arguments: argparse.Namespace) -> None:
     _run_fit(arguments, config.bf16, lambda run, here: fit(config, train, validation, run, here))
 
 
+def _fit_n3(arguments: argparse.Namespace) -> None:
+    from training.configs.n3 import CONFIGS
+    from training.data import DATASETS, descriptions
+    from training.recipes.n3 import fit
+
+    config = replace(CONFIGS[arguments.config](), seed=arguments.seed)
+    config = replace(config, n_steps=arguments.steps or config.n_steps, bf16=arguments.bf16 or config.bf16)
+    own = arguments.images
+    texts = descriptions.read_descriptions(descriptions.beside(own)) if own else None
+    train, validation = DATASETS[config.dataset].split(own, size=config.model.base.size)
+    _run_fit(arguments, config.bf16, lambda run, here: fit(config, train, validation, run, here, texts=texts))
+
+
 def _fit_base(arguments: argparse.Namespace) -> None:
     from training.configs.base import CONFIGS
     from training.data import DATASETS
@@ -153,7 +168,7 @@ def _fit_base(arguments: argparse.Namespace) -> None:
 
     config = replace(CONFIGS[arguments.config](), seed=arguments.seed)
     config = replace(config, n_epochs=arguments.epochs or config.n_epochs, bf16=arguments.bf16 or config.bf16)
-    train, validation = DATASETS[config.dataset].split(arguments.images)
+    train, validation = DATASETS[config.dataset].split(arguments.images, size=config.base.size)
     _run_fit(arguments, config.bf16, lambda run, here: fit(config, train, validation, run, here))
 
 

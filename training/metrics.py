@@ -30,6 +30,18 @@ def figure(values: NDArray[np.floating] | list[float]) -> Figure:
     return {"mean": round(float(array.mean()), 2), "ci95": round(float(half), 2)}
 
 
+def per_class_accuracy(predicted: NDArray[np.int64], labels: NDArray[np.int64], n_classes: int) -> float:
+    """The mean of the classes' accuracies, 0..1: a class counts once, however many images it has (N3, eq. 7).
+
+    Raises ValueError where a class has no image, and so no accuracy.
+    """
+    n_images = np.bincount(labels, minlength=n_classes)
+    if len(n_images) != n_classes or not n_images.all():
+        raise ValueError(f"Images of {n_classes} classes were expected; classes have {n_images.tolist()} images.")
+    n_correct = np.bincount(labels[predicted == labels], minlength=n_classes)
+    return float((n_correct / n_images).mean())
+
+
 def expected_calibration_error(top: Floats, correct: NDArray[np.bool_], n_bins: int = 15) -> float:
     """ECE (Guo et al., 2017, eq. 3): mean gap between confidence and accuracy over equal bins, weighted; 0..1."""
     bins = np.minimum((top * n_bins).astype(int), n_bins - 1)

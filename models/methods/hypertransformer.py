@@ -30,6 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.nn.transformer import Block
+
 EPS = 1e-5
 
 
@@ -86,29 +88,6 @@ class GeneratedNetwork(NamedTuple):
 
     convs: list[tuple[Tensor, Tensor]]
     logits: tuple[Tensor, Tensor]
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block: attention over ``memory`` (or the tokens themselves), then a two-layer MLP."""
-
-    def __init__(self, dim: int, n_heads: int) -> None:
-        super().__init__()
-        self.n_heads = n_heads
-        self.norm_attention = nn.LayerNorm(dim)
-        self.norm_memory = nn.LayerNorm(dim)
-        self.norm_mlp = nn.LayerNorm(dim)
-        self.q, self.kv, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
-
-    def forward(self, tokens: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Tokens ``(B, T, D)`` and memory ``(B, M, D)`` -> tokens ``(B, T, D)`` and attention ``(B, heads, T, M)``."""
-        normed = self.norm_attention(tokens)
-        source = normed if memory is None else self.norm_memory(memory)
-        k, v = self.kv(source).chunk(2, dim=-1)
-        q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (self.q(normed), k, v))
-        attention = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(dim=-1)
-        tokens = tokens + self.out((attention @ v).transpose(1, 2).flatten(2))
-        return tokens + self.mlp(self.norm_mlp(tokens)), attention
 
 
 class WeightTransformer(nn.Module):

@@ -33,6 +33,12 @@ class BaseSpec:
     """TensorFlow's "SAME": what a strided convolution needs of padding goes to the right and bottom."""
 
 
+TENSORFLOW_MOBILENET = BaseSpec(
+    "mobilenet_v2", 128, pixel_mean=(0.5, 0.5, 0.5), pixel_std=(0.5, 0.5, 0.5), same_padding=True
+)
+"""As TensorFlow's ImageNet weights want it, for images of 128 pixels."""
+
+
 class SameConv2d(nn.Conv2d):
     """A 3 x 3 convolution of stride 2 with TensorFlow's "SAME" padding, for images of even size."""
 
@@ -139,3 +145,29 @@ class Base(nn.Module):
     def convolutions(self) -> dict[str, nn.Conv2d]:
         """Every layer that can be adapted, by name, from the image on."""
         return {name: module for name, module in self.network.named_modules() if isinstance(module, nn.Conv2d)}
+
+
+class Classifier(nn.Module):
+    """A base network as it is trained: with its batch normalisation (unless ``folded``) and a logits layer."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, spec: BaseSpec, n_classes: int, *, folded: bool = False) -> None:
+        super().__init__()
+        base = Base(spec)
+        self.network = base.network if folded else unfolded(spec.architecture)[0]
+        self.logits = nn.Linear(base.n_features, n_classes)
+        self.register_buffer("pixel_mean", torch.tensor(spec.pixel_mean), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(spec.pixel_std), persistent=False)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pixels ``(N, H, W, C)`` uint8 or float of that range -> features ``(N, F)``."""
+        images = normalise(pixels, self.pixel_mean, self.pixel_std)
+        features: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
+        return features.flatten(1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels -> logits ``(N, n_classes)``."""
+        logits: Tensor = self.logits(self.features(pixels))
+        return logits

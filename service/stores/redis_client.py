@@ -6,7 +6,7 @@
     {prefix}:{ID}:bundle:DIGEST:i  string  one chunk                                                       BUNDLE_TTL_S
     {prefix}:tasks:TENANT          zset    ids by -created_at: the list, newest first                      no TTL
     {prefix}:unfinished            zset    "ID TENANT" by created_at: a hint, the record decides           no TTL
-    {prefix}:jobs                  stream  tenant, id: generations to do, for the consumer group GROUP     no TTL
+    {prefix}:jobs                  stream  tenant, id, trace: generations to do, for the group GROUP       no TTL
     {prefix}:workers               zset    names of workers by their last heartbeat (server ms)            no TTL
 
 Keys of one task share the hash slot of ``{ID}``.

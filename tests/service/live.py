@@ -23,6 +23,7 @@ from service.app import create_app
 from service.http_protocol import HttpProtocol
 from service.server import KEEP_ALIVE_S
 from service.settings import Settings
+from service.tracing import NO_TRACING, Tracing
 
 
 @dataclass
@@ -57,8 +58,8 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def live(settings: Settings) -> Iterator[Live]:
-    app = create_app(settings)
+def live(settings: Settings, tracing: Tracing = NO_TRACING) -> Iterator[Live]:
+    app = create_app(settings, tracing=tracing)
     config = uvicorn.Config(
         app,
         http=HttpProtocol,

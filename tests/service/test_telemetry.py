@@ -8,8 +8,11 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service import telemetry
+from models.errors import Unavailable
+from service import telemetry, tracing
 from service.telemetry import JsonFormatter, Metrics, choose_request_id, configure_logging, server_timing
+
+QUEUE = ("redis_up", "job_queue_depth", "workers")
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def test_two_applications_count_apart():
     one.shed.labels("deadline").inc()
     name, labels = "classmith_shed_total", {"reason": "deadline"}
     assert one.registry.get_sample_value(name, labels) == 1
-    assert two.registry.get_sample_value(name, labels) is None
+    assert two.registry.get_sample_value(name, labels) == 0
 
 
 def test_observed_times_come_out_of_the_exposition():
@@ -83,6 +86,40 @@ def test_a_log_line_is_json_with_the_request_id(lines):
     assert (first["task_id"], first["duration_ms"]) == ("t1", 1.5)
     assert first["time"].endswith("Z")
     assert "request_id" not in second
+
+
+def test_a_log_line_says_which_trace_it_is_part_of(lines):
+    with tracing.under({"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}):
+        logging.getLogger("x").info("inside")
+    logging.getLogger("x").info("outside")
+    inside, outside = lines()
+    assert (inside["trace_id"], inside["span_id"]) == ("a" * 32, "b" * 16)
+    assert "trace_id" not in outside
+
+
+def test_what_may_happen_is_counted_from_nothing():
+    metrics = Metrics()
+    for reason in telemetry.SHED_REASONS:
+        assert metrics.registry.get_sample_value("classmith_shed_total", {"reason": reason}) == 0
+    assert metrics.registry.get_sample_value("classmith_generations_total", {"outcome": "failed"}) == 0
+
+
+def test_a_scrape_says_how_the_shared_queue_stands():
+    metrics = Metrics()
+    metrics.watch_queue(lambda: 3, lambda: 2)
+    found = {name: metrics.registry.get_sample_value(f"classmith_{name}") for name in QUEUE}
+    assert found == {"redis_up": 1, "job_queue_depth": 3, "workers": 2}
+
+
+def test_a_scrape_without_redis_says_so_and_gives_the_rest():
+    def silent():
+        raise Unavailable("Redis does not answer.")
+
+    metrics = Metrics()
+    metrics.watch_queue(silent, silent)
+    found = {name: metrics.registry.get_sample_value(f"classmith_{name}") for name in QUEUE}
+    assert found == {"redis_up": 0, "job_queue_depth": None, "workers": None}
+    assert b"classmith_queue_depth 0.0" in metrics.render()
 
 
 def test_fields_that_are_not_allowed_are_left_out(lines):

@@ -22,6 +22,25 @@ def test_one_episode_has_no_interval() -> None:
     assert math.isnan(metrics.figure([0.5])["ci95"])
 
 
+def test_each_class_counts_once_in_the_per_class_accuracy() -> None:
+    """Class 0 is right 3 times of 4, class 1 never of 1, class 2 always of 2: 5 of 7 images, but this."""
+    predicted, labels = np.array([0, 0, 0, 1, 2, 2, 2]), np.array([0, 0, 0, 0, 1, 2, 2])
+    assert metrics.per_class_accuracy(predicted, labels, 3) == pytest.approx((0.75 + 0 + 1) / 3)
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_of_balanced_classes_the_per_class_accuracy_is_the_accuracy(n_classes: int, n_each: int, seed: int) -> None:
+    labels = np.repeat(np.arange(n_classes), n_each)
+    predicted = np.random.default_rng(seed).integers(0, n_classes, len(labels))
+    assert metrics.per_class_accuracy(predicted, labels, n_classes) == pytest.approx((predicted == labels).mean())
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 2], [0, 1], [0, 1, 2, 3]], ids=["none of one", "none of the last", "more"])
+def test_a_class_without_images_has_no_accuracy(labels: list[int]) -> None:
+    with pytest.raises(ValueError, match="3 classes were expected"):
+        metrics.per_class_accuracy(np.zeros(len(labels), np.int64), np.array(labels), 3)
+
+
 def test_calibration_error_by_hand() -> None:
     """Two bins of ten: (0.95, 0.95 | right, wrong) is off by 0.45, (0.55 | right) by 0.45."""
     top, correct = np.array([0.95, 0.95, 0.55]), np.array([True, False, True])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from models.nn.bases import BaseSpec
+from models.nn.bases import TENSORFLOW_MOBILENET, BaseSpec
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,8 @@ class Config:
     base: BaseSpec
     dataset: str
     n_epochs: int
+    pretrained: str = ""
+    """What it starts from (``training.pretrained``), folded; from scratch where empty."""
     batch_size: int = 128
     learning_rate: float = 0.2
     momentum: float = 0.9
@@ -29,6 +31,17 @@ class Config:
 
 CONFIGS: dict[str, Callable[[], Config]] = {
     "resnet18-tiny": lambda: Config(BaseSpec("resnet18", 64), "tiny-imagenet", n_epochs=20),
+    "mobilenet-v2-tiny": lambda: Config(
+        TENSORFLOW_MOBILENET,
+        "tiny-imagenet",
+        n_epochs=3,
+        pretrained="imagenet-mobilenet",
+        learning_rate=0.003,
+        weight_decay=1e-5,
+        batch_size=64,
+        label_smoothing=0.0,
+        warmup_steps=50,
+    ),
     "squeezenet-tiny": lambda: Config(BaseSpec("squeezenet1_1", 64), "tiny-imagenet", n_epochs=20, learning_rate=0.05),
 }
-"""Trained here from scratch on training classes alone, so that no other class was ever met."""
+"""resnet18-tiny and squeezenet-tiny have met the training classes alone; mobilenet-v2-tiny starts from ImageNet."""

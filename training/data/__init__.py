@@ -1,6 +1,8 @@
 """Where images come from: one module a data set, each with NAME, SPEC, ``load(part)`` and ``download(root)``."""
 
-from training.data import cifar_fs, omniglot, tiny_imagenet
+from functools import partial
+
+from training.data import awa2, cifar_fs, cub, flowers_species, nabirds, omniglot, tiny_imagenet
 from training.data.dataset import Dataset
 
 DATASETS: dict[str, Dataset] = {
@@ -9,4 +11,23 @@ DATASETS: dict[str, Dataset] = {
     "tiny-imagenet": Dataset(
         "tiny-imagenet", "photographs", tiny_imagenet.SPEC, tiny_imagenet.load, tiny_imagenet.download
     ),
+    "cub": Dataset("cub", "photographs", cub.SPEC, cub.load, cub.download),
+    "cub-ps": Dataset("cub-ps", "photographs", cub.SPEC, partial(cub.load, split="proposed"), cub.download),
+    "awa2": Dataset("awa2", "photographs", awa2.SPEC, awa2.load, awa2.download),
+    "awa2-ps": Dataset("awa2-ps", "photographs", awa2.SPEC, partial(awa2.load, split="proposed"), awa2.download),
+    "nabirds": Dataset("nabirds", "photographs", nabirds.SPEC, nabirds.load, nabirds.download),
+    "nabirds-ps": Dataset(
+        "nabirds-ps", "photographs", nabirds.SPEC, partial(nabirds.load, split="proposed"), nabirds.download
+    ),
+    "flowers-species": Dataset(
+        "flowers-species", "photographs", flowers_species.SPEC, flowers_species.load, flowers_species.download
+    ),
+    "flowers-species-ps": Dataset(
+        "flowers-species-ps",
+        "photographs",
+        flowers_species.SPEC,
+        partial(flowers_species.load, split="proposed"),
+        flowers_species.download,
+    ),
 }
+"""``-ps``: the proposed split of a zero-shot data set, whose test classes are not in ImageNet-1K."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.metamodel import Domain
@@ -20,19 +20,26 @@ class Dataset:
     name: str
     domain: Domain
     spec: PreprocessSpec
-    load: Callable[[str], ImageSet]
+    read: Callable[[str, PreprocessSpec], ImageSet]
     download: Callable[[Path], Path]
 
-    def split(self, images: Path | None = None) -> tuple[ImageSet, ImageSet]:
+    def load(self, part: str, *, size: int | None = None) -> ImageSet:
+        """One part, its images ``size`` pixels wide (None: the data set's own size)."""
+        return self.read(part, self._spec(size))
+
+    def split(self, images: Path | None = None, *, size: int | None = None) -> tuple[ImageSet, ImageSet]:
         """Training and validation classes, disjoint: of the data set, or of a user's own ZIP or folder.
 
         Of a user's own, every sixth class validates. Raises DataError where that leaves fewer than two.
         """
         if images is None:
-            return self.load("train"), self.load("validation")
-        everything = read_images(images, self.spec)
+            return self.load("train", size=size), self.load("validation", size=size)
+        everything = read_images(images, self._spec(size))
         if everything.n_classes < MIN_CLASSES:
             found = f"{images} has {everything.n_classes}"
             raise DataError(f"Training takes {MIN_CLASSES} classes at least (every sixth validates); {found}.")
         held_out = set(sorted(everything.class_names)[::6])
         return everything.where(lambda n, _: n not in held_out), everything.where(lambda n, _: n in held_out)
+
+    def _spec(self, size: int | None) -> PreprocessSpec:
+        return replace(self.spec, size=size or self.spec.size)

@@ -15,48 +15,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from models.nn.bases import unfolded
-from models.nn.conv4 import normalise
+from models.nn.bases import Classifier
 from training import augment, checkpoint
 from training.baselines import nearest_centroid
 from training.configs.base import Config
 from training.data.folders import ImageSet
+from training.data.imagenet_text import class_indices
 from training.episodes import EpisodeShape, sample
+from training.pretrained import classifier_rows, read_base
 from training.runtime import Runtime
 
 METHOD = "base"
 VALIDATION = EpisodeShape(n_way=5, n_shot=5, n_query=10)
 N_VALIDATION_TASKS = 200
-
-
-class Classifier(nn.Module):
-    """A base network with a logits layer for the training classes."""
-
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
-    def __init__(self, config: Config, n_classes: int) -> None:
-        super().__init__()
-        spec = config.base
-        self.network, n_features = unfolded(spec.architecture)
-        self.logits = nn.Linear(n_features, n_classes)
-        self.register_buffer("pixel_mean", torch.tensor(spec.pixel_mean), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(spec.pixel_std), persistent=False)
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """Pixels ``(N, H, W, C)`` uint8 or float of that range -> features ``(N, F)``."""
-        images = normalise(pixels, self.pixel_mean, self.pixel_std)
-        features: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
-        return features.flatten(1)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels -> logits ``(N, n_classes)``."""
-        logits: Tensor = self.logits(self.features(pixels))
-        return logits
 
 
 def fit(
@@ -74,11 +49,12 @@ def fit(
     ``stop_after`` ends (with a checkpoint) after that many further steps, as an interruption would.
     """
     torch.manual_seed(config.seed)
-    model = Classifier(config, train.n_classes).to(runtime.device).to(memory_format=torch.channels_last)
+    model, class_rows = _start(config, train, validation)
+    model = model.to(runtime.device).to(memory_format=torch.channels_last)
+    learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=config.learning_rate, momentum=config.momentum, nesterov=True,
-        weight_decay=config.weight_decay,
-    )  # fmt: skip
+        learned, config.learning_rate, config.momentum, nesterov=True, weight_decay=config.weight_decay
+    )
     path, n_batches = run / "checkpoint.safetensors", max(1, len(train.labels) // config.batch_size)
     n_steps = config.n_epochs * n_batches
     first = int(checkpoint.load(path, model, optimizer)["step"]) if path.exists() else 0
@@ -88,7 +64,7 @@ def fit(
     for step in progress:
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(config, step, n_steps)
-        loss = _train_step(config, model, optimizer, train, runtime, step, n_batches)
+        loss = _train_step(config, model, optimizer, train, class_rows, runtime, step, n_batches)
         smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
         done = step + 1
         progress.set_postfix(loss=f"{smoothed:.3f}", refresh=False)
@@ -96,10 +72,30 @@ def fit(
             entry = {"step": done, "loss": round(smoothed, 4), "validation": round(validate(model, validation), 4)}
             _log(run, entry)
         if runtime.is_main and (done == last or time.monotonic() - saved > checkpoint_every_s):
-            facts = {"train_data_digest": train.digest, "config": asdict(config), "classes": list(train.class_names)}
+            facts = {"train_data_digest": train.digest, "config": asdict(config), "n_classes": len(model.logits.weight)}
             checkpoint.save(path, model, optimizer, {"method": METHOD, "step": done, **facts})
             saved = time.monotonic()
     return model
+
+
+def _start(config: Config, train: ImageSet, validation: ImageSet) -> tuple[Classifier, NDArray[np.int64]]:
+    """The classifier before the first step, and the row of its logits layer of each training class.
+
+    A pretrained one keeps its own rows, fixed, for every class but those of ``validation``: features go on fitting
+    classes whose images are not here.
+    """
+    if not config.pretrained:
+        return Classifier(config.base, train.n_classes), np.arange(train.n_classes)
+    indices = {c: i for c, i in class_indices().items() if c not in validation.class_names}
+    names = sorted(indices)
+    model = Classifier(config.base, len(names), folded=True)
+    model.network.load_state_dict(read_base(config.pretrained, config.base).network.state_dict())
+    weight, bias = classifier_rows()
+    with torch.no_grad():
+        model.logits.weight.copy_(torch.from_numpy(weight[[indices[c] for c in names]]))
+        model.logits.bias.copy_(torch.from_numpy(bias[[indices[c] for c in names]]))
+    model.logits.requires_grad_(False)
+    return model, np.array([names.index(c) for c in train.class_names])
 
 
 @torch.no_grad()
@@ -123,6 +119,7 @@ def _train_step(
     model: Classifier,
     optimizer: torch.optim.Optimizer,
     images: ImageSet,
+    class_rows: NDArray[np.int64],
     runtime: Runtime,
     step: int,
     n_batches: int,
@@ -134,7 +131,7 @@ def _train_step(
     random = torch.Generator().manual_seed(config.seed * 1_000_003 + step * 31 + runtime.rank)
     pixels = torch.from_numpy(images.pixels[chosen]).to(runtime.device).movedim(-1, 1).float() / 255
     pixels = augment.distort_photographs(pixels, random, config.augmentation).movedim(1, -1) * 255
-    labels = torch.from_numpy(images.labels[chosen]).to(runtime.device)
+    labels = torch.from_numpy(class_rows[images.labels[chosen]]).to(runtime.device)
     with runtime.autocast():
         logits = model(pixels)
     loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)

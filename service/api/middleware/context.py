@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.rate_limits import HEADERS
 from service.telemetry import Metrics, choose_request_id, request_id, server_timing
+from service.tracing import NO_TRACE, NO_TRACING, Span, TraceContext, Tracing, parse, trace_context
 
 TIMINGS = "classmith.timings"
 CLIENT_WENT_AWAY = 499
@@ -22,9 +23,10 @@ log = logging.getLogger("classmith.access")
 class RequestContext:
     """Takes the client's ``X-Request-Id`` where it is a plain one, else makes one, and answers with it."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing = NO_TRACING) -> None:
         self.app = app
         self.metrics = metrics
+        self.tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request."""
@@ -52,13 +54,17 @@ class RequestContext:
                 ]
             await send(message)
 
-        try:
-            await self.app(scope, receive, send_with_headers)
-        finally:
-            self._record(scope, status, perf_counter() - start)
+        trace_context.set(_trace_of(scope))
+        tracing = NO_TRACING if scope["path"] in HEALTH else self.tracing
+        with tracing.span(scope["method"], "server") as span:
+            try:
+                await self.app(scope, receive, send_with_headers)
+            finally:
+                self._record(scope, status, perf_counter() - start)
+                _describe(span, scope, status, ident)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        endpoint = getattr(scope.get("route"), "path", "unknown")  # the template: one label value for all tasks
+        endpoint = _endpoint(scope)
         self.metrics.requests.labels(endpoint, str(status)).inc()
         self.metrics.request_seconds.labels(endpoint).observe(seconds)
         level = logging.DEBUG if endpoint in UNLOGGED and status == 200 else logging.INFO
@@ -70,6 +76,28 @@ class RequestContext:
 def add_timings(scope: Scope, **durations_ms: float) -> None:
     """Report parts of the time in this request's ``Server-Timing`` header."""
     scope[TIMINGS].update(durations_ms)
+
+
+def _endpoint(scope: Scope) -> str:
+    """The address's template: one value for all tasks, and nothing that a caller chose."""
+    return getattr(scope.get("route"), "path", "unknown")
+
+
+def _describe(span: Span, scope: Scope, status: int, ident: str) -> None:
+    """What OpenTelemetry's conventions ask of a server's span, without path and query, and where the time went."""
+    endpoint = _endpoint(scope)
+    span.name(f"{scope['method']} {endpoint}")
+    span.set({"http.request.method": scope["method"], "http.route": endpoint, "http.response.status_code": status})
+    span.set({"url.scheme": scope["scheme"], "classmith.request_id": ident})
+    span.set({f"classmith.{stage}.duration_ms": value for stage, value in scope[TIMINGS].items()})
+    if status >= 500:
+        span.fail(str(status))
+
+
+def _trace_of(scope: Scope) -> TraceContext:
+    if _header(scope, b"traceparent") is None:
+        return NO_TRACE
+    return parse((key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"])
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

@@ -1,0 +1,85 @@
+"""N3 configurations, by name: `training fit n3 --config NAME`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from models.methods.n3 import N3Config
+from models.nn.bases import TENSORFLOW_MOBILENET, BaseSpec
+from training.encoded import Embeddings
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run, whole."""
+
+    model: N3Config
+    dataset: str
+    base: str
+    """Where the base's weights come from (``training.pretrained.read_base``)."""
+    n_steps: int
+    classifier_rows: bool = False
+    """Whether to learn of classes without images, too, from a pretrained classifier's rows and their texts."""
+    text_encoder: str = "all-minilm-l6-v2"
+    embeddings: Embeddings = "contextual"
+    n_documents: int = 8
+    """Of each class."""
+    ways: tuple[int, int] = (5, 30)
+    shots: tuple[int, ...] = (0, 0, 0, 1, 2, 5)
+    """Images of a class, each as likely; the same for all classes of a task, but for one task in four."""
+    without_text: float = 0.3
+    """Share of the tasks with images in which no class has a text."""
+    n_queries: int = 96
+    """Images of a step."""
+    n_imagined: int = 256
+    """Features of a step drawn around the means of any classes, those without images among them."""
+    learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    augmentation: float = 0.5
+    bf16: bool = True
+    seed: int = 0
+
+
+def tiny() -> Config:
+    """On our own ResNet-18, which met the training classes alone: every unseen class is unseen."""
+    model = N3Config(BaseSpec("resnet18", 64), n_features=256)
+    return Config(model, "tiny-imagenet", "runs/resnet18-tiny/checkpoint.safetensors", n_steps=1200, n_queries=128)
+
+
+def words() -> Config:
+    """For use: on a MobileNetV2 that ImageNet taught; it has met the classes that its figures call unseen."""
+    model = N3Config(TENSORFLOW_MOBILENET, n_features=512, code_dim=16)
+    base = "runs/mobilenet-v2-tiny/checkpoint.safetensors"
+    return Config(model, "tiny-imagenet", base, n_steps=600, classifier_rows=True)
+
+
+def ordinary(dataset: str) -> Config:
+    """The paper's own: ResNet-18 that ImageNet taught, 224 pixels, words alone."""
+    model = N3Config(BaseSpec("resnet18", 224))
+    return Config(model, dataset, "torchvision", n_steps=10_000, shots=(0,), n_imagined=0, n_documents=4)
+
+
+def _logits_only(config: Config) -> Config:
+    return replace(config, model=replace(config.model, adapts=()))
+
+
+def _held(config: Config, gamma: float, mu: float) -> Config:
+    return replace(config, model=replace(config.model, gamma=gamma, mu=mu))
+
+
+CONFIGS: dict[str, Callable[[], Config]] = {
+    "words": words,
+    "words-logits": lambda: _logits_only(words()),
+    "tiny": tiny,
+    "tiny-logits": lambda: _logits_only(tiny()),
+    "tiny-last-stage": lambda: replace(tiny(), model=replace(tiny().model, adapts=("layer4",))),
+    "tiny-sentence": lambda: replace(tiny(), embeddings="sentence"),
+    "tiny-static": lambda: replace(tiny(), embeddings="static"),
+    "tiny-gamma-0.99": lambda: _held(tiny(), 0.99, 0.01),
+    "tiny-gamma-0.9": lambda: _held(tiny(), 0.9, 0.1),
+    **{name: lambda name=name: ordinary(name) for name in ("cub", "awa2", "nabirds", "flowers-species")},  # type: ignore[misc]
+}
+"""The first two are for use, the others are ablations and the paper's own data sets."""

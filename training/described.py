@@ -1,0 +1,191 @@
+"""Tasks of described classes: what they are drawn from, made once before a training, and drawing them.
+
+Shapes: N images, C training classes with images, A of them and further ones with texts alone, V documents a class, F
+features; K classes, Q queries, S support images a class of a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.methods.n3 import N3
+from models.nn.bases import Base
+from models.text import Encoders
+from training import closed_forms as forms
+from training.configs.n3 import Config
+from training.data import descriptions
+from training.data.folders import ImageSet
+from training.data.imagenet_text import class_indices
+from training.encoded import EncodedTexts, encode_texts
+from training.pretrained import classifier_rows
+from training.runtime import Runtime
+
+N_REMEMBERED = 4
+"""Documents of each class that the regression remembers."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that tasks are drawn from. The first C of the A classes are those of ``images``, in their order."""
+
+    images: ImageSet
+    features: NDArray[np.float32]
+    """Of every image, by the base as it is, projected: ``(N, F)``."""
+    texts: EncodedTexts
+    means: NDArray[np.float32]
+    """Of each class's features ``(A, F)``: true ones, or those that a classifier's row implies."""
+    priors: NDArray[np.float32]
+    """What a regression that does not know the class makes of each of its documents: ``(A, V, F)``."""
+    spread: float
+    """Standard deviation of a feature within a class."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a generator is given of K classes, and who they are among the A."""
+
+    classes: NDArray[np.int64]
+    tokens: Tensor
+    token_mask: Tensor
+    features: Tensor
+    feature_mask: Tensor
+    prior: Tensor
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As ``N3.generate`` takes them."""
+        return self.tokens, self.token_mask, self.features, self.feature_mask
+
+
+@torch.no_grad()
+def raw_features(base: Base, pixels: NDArray[np.uint8], runtime: Runtime) -> NDArray[np.float32]:
+    """Pixels ``(N, H, W, C)`` -> the base's own features ``(N, G)``."""
+    base = base.to(runtime.device).eval()
+    runs = torch.from_numpy(pixels).split(128)
+    return torch.cat([base(run.to(runtime.device)).float().cpu() for run in runs]).numpy()
+
+
+def prepare(
+    config: Config,
+    base: Base,
+    train: ImageSet,
+    texts: dict[str, descriptions.ClassTexts],
+    unseen: set[str],
+    runtime: Runtime,
+) -> tuple[Material, N3]:
+    """The material, and a model in which all that has a closed form is fitted. ``unseen`` classes are in neither."""
+    raw = raw_features(base, train.pixels, runtime)
+    projection = forms.fit_projection(raw, train.labels, config.model.n_features)
+    features = projection(raw)
+    known = [*descriptions.in_order(train.class_names, texts)]
+    means = forms.class_means(features, train.labels)
+    if config.classifier_rows:
+        further = sorted(set(class_indices()) - unseen - set(train.class_names))
+        known += descriptions.in_order(further, descriptions.of_dataset("imagenet-text"))
+        means = _means_by_rows(raw, train, further, projection)
+    encoder = Encoders().get(config.text_encoder)
+    encoded = encode_texts(known, encoder, config.n_documents, embeddings=config.embeddings, seed=config.seed)
+    material = Material(
+        images=train,
+        features=features.astype(np.float32),
+        texts=encoded,
+        means=means.astype(np.float32),
+        priors=_cross_fitted(encoded.means, means).astype(np.float32),
+        spread=float((features - means[train.labels]).std()),
+    )
+    return material, _fitted_model(config, base, projection, material)
+
+
+def draw_task(material: Material, config: Config, rng: np.random.Generator, *, imagined: bool) -> Task:
+    """A task of classes with images, or (``imagined``) of any, whose images are drawn around the classes' means."""
+    n_classes = len(material.means) if imagined else material.images.n_classes
+    n_way = int(rng.integers(config.ways[0], min(config.ways[1], n_classes) + 1))
+    classes = rng.permutation(n_classes)[:n_way]
+    shots = rng.choice(config.shots, n_way) if rng.random() < 0.25 else np.full(n_way, rng.choice(config.shots))
+    silent = bool(shots.min() > 0 and rng.random() < config.without_text)
+    documents = rng.integers(config.n_documents, size=n_way)
+    chosen = [None if silent else (int(k), int(v)) for k, v in zip(classes, documents, strict=True)]
+    support = [_support(material, k, int(n), rng, imagined=imagined) for k, n in zip(classes, shots, strict=True)]
+    prior = np.zeros_like(material.means[classes]) if silent else material.priors[classes, documents]
+    tokens, token_mask = material.texts.padded(chosen)
+    features, feature_mask = pad(support)
+    arrays = (tokens, token_mask, features, feature_mask, prior)
+    return Task(classes, *(torch.from_numpy(array) for array in arrays))
+
+
+def draw_queries(material: Material, task: Task, n_queries: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Indices ``(Q,)`` of images of the task's classes, about as many of each."""
+    per_class = max(1, n_queries // len(task.classes))
+    return np.concatenate([rng.choice(material.images.indices[k], per_class) for k in task.classes])
+
+
+def imagine(material: Material, classes: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+    """Features ``(Q, F)`` drawn around the means of classes ``(Q,)``."""
+    noise = rng.standard_normal((len(classes), material.means.shape[1]), dtype=np.float32)
+    return torch.from_numpy(material.means[classes] + np.float32(material.spread) * noise)
+
+
+def pad(rows: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Features ``(n, F)`` of each of K classes -> ``(K, most, F)`` and the mask ``(K, most)``."""
+    most = max(1, *(len(own) for own in rows))
+    padded = np.zeros((len(rows), most, rows[0].shape[-1]), np.float32)
+    mask = np.zeros((len(rows), most), np.float32)
+    for k, own in enumerate(rows):
+        padded[k, : len(own)], mask[k, : len(own)] = own, 1
+    return padded, mask
+
+
+def _support(
+    material: Material, class_: int, n_images: int, rng: np.random.Generator, *, imagined: bool
+) -> NDArray[np.float32]:
+    if imagined:
+        drawn: NDArray[np.float32] = imagine(material, np.full(n_images, class_), rng).numpy()
+        return drawn
+    return material.features[rng.choice(material.images.indices[class_], n_images)]
+
+
+def _means_by_rows(
+    raw: NDArray[np.float32], train: ImageSet, further: Sequence[str], projection: forms.Projection
+) -> NDArray[np.float64]:
+    """Means ``(A, F)`` of the training classes and, by their rows in the pretrained classifier, of further ones."""
+    indices, (rows, _) = class_indices(), classifier_rows()
+    chosen = rows[[indices[name] for name in (*train.class_names, *further)]].astype(np.float64)
+    return projection.means_of_rows(chosen, raw, train.labels)
+
+
+def _cross_fitted(texts: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Every document's class mean by a regression of the other folds' classes: ``(A, V, F)``."""
+    found = np.empty((*texts.shape[:2], means.shape[1]))
+    folds = np.random.default_rng(0).permutation(len(texts)) % forms.N_FOLDS
+    for fold in range(forms.N_FOLDS):
+        kept = folds != fold
+        regression = forms.fit_regression(texts[kept, :N_REMEMBERED], means[kept])
+        found[~kept] = regression(texts[~kept].reshape(-1, texts.shape[-1])).reshape(-1, texts.shape[1], means.shape[1])
+    return found
+
+
+def _fitted_model(config: Config, base: Base, projection: forms.Projection, material: Material) -> N3:
+    regression = forms.fit_regression(material.texts.means[:, :N_REMEMBERED], material.means.astype(np.float64))
+    model = N3(replace(config.model, n_remembered=len(regression.texts)))
+    model.target.base.load_state_dict(base.state_dict())
+    model.start_decoders()
+    n_real = material.images.n_classes
+    unexplained = (material.means - material.priors[:, 0])[:n_real]
+    variances = [forms.variance(found.astype(np.float64)) for found in (material.means[:n_real], unexplained)]
+    fitted = {
+        "target.center": projection.center,
+        "target.projection.weight": projection.matrix,
+        "target.projection.bias": projection.bias,
+        "regression.texts": regression.texts,
+        "regression.coefficients": regression.coefficients,
+        "fusion.log_variance": np.log(np.stack(variances) / material.spread**2),
+        "log_scale": np.log(1 / material.spread**2),
+    }
+    model.load_state_dict({name: torch.as_tensor(v, dtype=torch.float32) for name, v in fitted.items()}, strict=False)
+    return model

@@ -1,0 +1,83 @@
+"""Documents about classes, encoded once before a training: several of each class, as the service would encode them.
+
+Shapes: T tokens of one document, D embedding, A classes, V documents a class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from models.text import TextEncoder
+from training.data.descriptions import ClassTexts, document, draw_document
+
+Embeddings = Literal["contextual", "sentence", "static"]
+"""Of the tokens: in their context; one for the whole text (their mean); or each alone, out of context."""
+ENCODED_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """``tokens[a][v]``: the embeddings ``(T, D)`` float16 of the v-th document of the a-th class."""
+
+    tokens: tuple[tuple[NDArray[np.float16], ...], ...]
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """The unit mean of each document's embeddings: ``(A, V, D)``."""
+        means = np.stack([[tokens.astype(np.float64).mean(axis=0) for tokens in own] for own in self.tokens])
+        return np.asarray(means / np.linalg.norm(means, axis=-1, keepdims=True))
+
+    def padded(self, chosen: Sequence[tuple[int, int] | None]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(class, document) of each of K classes, None for no text -> ``(K, T, D)`` and its mask ``(K, T)``."""
+        dim = self.tokens[0][0].shape[-1]
+        rows = [self.tokens[own[0]][own[1]] if own else np.zeros((0, dim), np.float16) for own in chosen]
+        most = max(1, *(len(row) for row in rows))
+        tokens, mask = np.zeros((len(rows), most, dim), np.float32), np.zeros((len(rows), most), np.float32)
+        for k, row in enumerate(rows):
+            tokens[k, : len(row)], mask[k, : len(row)] = row, 1
+        return tokens, mask
+
+
+def encode_texts(
+    texts: Sequence[ClassTexts],
+    encoder: TextEncoder,
+    n_documents: int,
+    *,
+    embeddings: Embeddings = "contextual",
+    p_name: float = 0.8,
+    seed: int = 0,
+    progress: bool = True,
+) -> EncodedTexts:
+    """Draw ``n_documents`` of each class and encode them; the first has the name, all phrases and some sentences."""
+    rng = np.random.default_rng(seed)
+    documents = [
+        [document(own, max_sentences=4), *(draw_document(own, rng, p_name=p_name) for _ in range(n_documents - 1))]
+        for own in texts
+    ]
+    flat = [text for own in documents for text in own]
+    encoded: list[NDArray[np.float16]] = []
+    for start in tqdm(range(0, len(flat), ENCODED_AT_ONCE), disable=not progress, desc="texts", mininterval=5.0):
+        encoded += _encode(flat[start : start + ENCODED_AT_ONCE], encoder, embeddings)
+    starts = range(0, len(encoded), n_documents)
+    return EncodedTexts(tuple(tuple(encoded[i : i + n_documents]) for i in starts))
+
+
+def _encode(texts: list[str], encoder: TextEncoder, embeddings: Embeddings) -> list[NDArray[np.float16]]:
+    if embeddings == "static":
+        return [_static(text, encoder) for text in texts]
+    found = [own.tokens for own in encoder.encode(texts)]
+    if embeddings == "sentence":
+        found = [tokens.mean(axis=0, keepdims=True) for tokens in found]
+    return [tokens.astype(np.float16) for tokens in found]
+
+
+def _static(text: str, encoder: TextEncoder) -> NDArray[np.float16]:
+    """Every word encoded alone: no word knows its neighbours, as with word vectors."""
+    words = text.split() or [text]
+    return np.stack([own.tokens.mean(axis=0) for own in encoder.encode(words)]).astype(np.float16)

@@ -1,0 +1,198 @@
+"""Train N3: tasks of described classes in, cross-entropy of images under the adapted networks out.
+
+    training fit n3 --config words
+
+First what has a closed form, on the features of the base as it is (``training/closed_forms.py``); then the generator,
+by gradient. While it trains, no class's text is remembered by the regression that is asked about it (cross-fitting).
+
+Shapes: C training classes with images, A of them and further ones with texts alone, V documents a class, F features.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from models.methods.n3 import N3, N3Config
+from models.nn.bases import BaseSpec
+from models.text import Encoders
+from training import augment, checkpoint
+from training.configs.n3 import Config
+from training.data import descriptions
+from training.data.folders import ImageSet
+from training.described import Material, Task, draw_queries, draw_task, imagine, prepare
+from training.encoded import EncodedTexts, encode_texts
+from training.pretrained import read_base
+from training.runtime import Runtime
+
+METHOD = "n3"
+VALIDATION_WAYS, N_VALIDATION_TASKS, N_VALIDATION_QUERIES = 10, 12, 10
+
+
+def fit(
+    config: Config,
+    train: ImageSet,
+    validation: ImageSet,
+    run: Path,
+    runtime: Runtime,
+    *,
+    texts: dict[str, descriptions.ClassTexts] | None = None,
+    checkpoint_every_s: float = 120.0,
+    validate_every: int = 100,
+    stop_after: int | None = None,
+) -> N3:
+    """Train to ``config.n_steps``, resuming from ``run/checkpoint.safetensors`` where there is one.
+
+    ``texts``: of the classes, where they are a user's own. Raises DataError where a class has none.
+    """
+    torch.manual_seed(config.seed)
+    texts = texts or descriptions.of_dataset(config.dataset)
+    base = read_base(config.base, config.model.base)
+    material, model = prepare(config, base, train, texts, set(validation.class_names), runtime)
+    model.to(runtime.device)
+    whole = replace(config, model=model.config)
+    unseen_texts = _encode_unseen(config, validation, texts)
+    learned = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("target.")]
+    model.target.requires_grad_(False)
+    optimizer = torch.optim.AdamW(learned, weight_decay=config.weight_decay)
+    path = run / "checkpoint.safetensors"
+    first = int(checkpoint.load(path, model, optimizer)["step"]) if path.exists() else 0
+    last = config.n_steps if stop_after is None else min(config.n_steps, first + stop_after)
+    saved, smoothed = time.monotonic(), math.nan
+    steps = tqdm(range(first, last), initial=first, total=config.n_steps, disable=not runtime.is_main, mininterval=5.0)
+    for step in steps:
+        if runtime.is_main and step % validate_every == 0:
+            _log(run, {"step": step, "loss": smoothed, **validate(model, validation, unseen_texts, runtime)})
+        loss = _train_step(config, model, optimizer, material, runtime, step)
+        smoothed = loss if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * loss
+        steps.set_postfix(loss=f"{smoothed:.3f}", refresh=False)
+        done = step + 1
+        if runtime.is_main and (done == last or time.monotonic() - saved > checkpoint_every_s):
+            facts = {"train_data_digest": train.digest, "config": asdict(whole), "train_classes": train.n_classes}
+            checkpoint.save(path, model, optimizer, {"method": METHOD, "step": done, **facts})
+            saved = time.monotonic()
+    if runtime.is_main:
+        _log(run, {"step": last, "loss": smoothed, **validate(model, validation, unseen_texts, runtime)})
+    return model
+
+
+def load_model(path: Path) -> tuple[N3, dict[str, Any]]:
+    """The model of a checkpoint, in evaluation mode, and the checkpoint's header."""
+    header = checkpoint.read_header(path)
+    try:
+        fields = dict(header["config"]["model"])
+        model = N3(N3Config(**{**fields, "base": _base_spec(fields["base"]), "adapts": tuple(fields["adapts"])}))
+    except (KeyError, TypeError, ValueError) as error:
+        raise checkpoint.CheckpointError(f"{path} is not of this version's N3 ({error}); fit again.") from error
+    checkpoint.load(path, model)
+    return model.eval(), header
+
+
+@torch.no_grad()
+def validate(model: N3, images: ImageSet, texts: EncodedTexts, runtime: Runtime) -> dict[str, float]:
+    """Accuracies (0..1) on fixed 10-way tasks of unseen classes, words alone; ``base``: with no layer adapted."""
+    model.eval()
+    scores: dict[str, list[float]] = {"adapted": [], "base": []}
+    rng = np.random.default_rng(1)
+    for _ in range(N_VALIDATION_TASKS):
+        classes = rng.permutation(images.n_classes)[:VALIDATION_WAYS]
+        tokens, mask = (torch.from_numpy(part).to(runtime.device) for part in texts.padded([(k, 0) for k in classes]))
+        nothing = torch.zeros(len(classes), 1, model.config.n_features, device=runtime.device)
+        adaptation = model.generate(tokens, mask, nothing, nothing[..., 0])
+        chosen = np.concatenate([rng.permutation(images.indices[k])[:N_VALIDATION_QUERIES] for k in classes])
+        labels = torch.arange(len(classes)).repeat_interleave(N_VALIDATION_QUERIES).to(runtime.device)
+        pixels = torch.from_numpy(images.pixels[chosen]).to(runtime.device)
+        for name, codes in (("adapted", adaptation.codes), ("base", {})):
+            logits = model.classify(adaptation._replace(codes=codes), pixels)
+            scores[name].append((logits.argmax(-1) == labels).float().mean().item())
+    model.train()
+    return {name: round(float(np.mean(values)), 4) for name, values in scores.items()}
+
+
+def _train_step(
+    config: Config, model: N3, optimizer: torch.optim.Optimizer, material: Material, runtime: Runtime, step: int
+) -> float:
+    """One optimiser step on tasks that are a function of (seed, step, rank); returns the loss on images."""
+    rng = np.random.default_rng([config.seed, step, runtime.rank])
+    loss = _loss_on_images(config, model, material, runtime, rng)
+    total = loss
+    if config.n_imagined:
+        total = total + _loss_on_imagined(config, model, material, runtime, rng)
+    optimizer.zero_grad()
+    torch.autograd.backward(total)
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    runtime.average([p.grad for p in parameters if p.grad is not None])
+    torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = _learning_rate(config, step)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _loss_on_images(
+    config: Config, model: N3, material: Material, runtime: Runtime, rng: np.random.Generator
+) -> Tensor:
+    """Images of a task of training classes, through the adapted network."""
+    task = _to(draw_task(material, config, rng, imagined=False), runtime)
+    chosen = draw_queries(material, task, config.n_queries, rng)
+    labels = _positions(material.images.labels[chosen], task).to(runtime.device)
+    random = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    pixels = torch.from_numpy(material.images.pixels[chosen]).to(runtime.device).movedim(-1, 1).float() / 255
+    pixels = augment.distort_photographs(pixels, random, config.augmentation).movedim(1, -1) * 255
+    adaptation = model.generate(*task.inputs, prior=task.prior)
+    with runtime.autocast():
+        logits = model.classify(adaptation, pixels)
+    return F.cross_entropy(logits.float(), labels)
+
+
+def _loss_on_imagined(
+    config: Config, model: N3, material: Material, runtime: Runtime, rng: np.random.Generator
+) -> Tensor:
+    """Features around the means of any classes, by the classification layer alone."""
+    task = _to(draw_task(material, config, rng, imagined=True), runtime)
+    labels = rng.integers(len(task.classes), size=config.n_imagined)
+    features = imagine(material, task.classes[labels], rng).to(runtime.device)
+    _, weight, bias = model.generate(*task.inputs, prior=task.prior)
+    return F.cross_entropy(F.linear(features, weight, bias), torch.from_numpy(labels).to(runtime.device))
+
+
+def _positions(labels: np.ndarray[Any, np.dtype[np.int64]], task: Task) -> Tensor:
+    """Labels among all classes -> among the task's."""
+    order = np.argsort(task.classes)
+    return torch.from_numpy(order[np.searchsorted(task.classes[order], labels)])
+
+
+def _to(task: Task, runtime: Runtime) -> Task:
+    moved = [part.to(runtime.device) for part in (*task.inputs, task.prior)]
+    return Task(task.classes, *moved)
+
+
+def _encode_unseen(config: Config, images: ImageSet, texts: dict[str, descriptions.ClassTexts]) -> EncodedTexts:
+    own = descriptions.in_order(images.class_names, texts)
+    return encode_texts(own, Encoders().get(config.text_encoder), 1, embeddings=config.embeddings)
+
+
+def _base_spec(fields: dict[str, Any]) -> BaseSpec:
+    return BaseSpec(**{**fields, "pixel_mean": tuple(fields["pixel_mean"]), "pixel_std": tuple(fields["pixel_std"])})
+
+
+def _learning_rate(config: Config, step: int) -> float:
+    """Linear warm-up, then cosine decay to zero."""
+    warm = min(1.0, (step + 1) / config.warmup_steps)
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.n_steps))
+
+
+def _log(run: Path, entry: dict[str, object]) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / "log.jsonl").open("a") as file:
+        file.write(json.dumps(entry) + "\n")

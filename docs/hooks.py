@@ -22,15 +22,6 @@ ZOO = "models/zoo"
 CHANGES = "changes.md"
 FIGURES = re.compile(r"<!-- figures (\w+) -->")
 LINK = re.compile(r"\[([^\]]+)\]\(\.\./([^)#]+)[^)]*\)")
-OPTIONAL = ("operations.md",)
-"""Pages that stand in the navigation once they are there."""
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put optional pages that are there at the end of the how-tos."""
-    how_to = next(entry["How to"] for entry in config.nav or [] if "How to" in entry)
-    how_to += [name for name in OPTIONAL if (Path(config.docs_dir) / name).is_file() and not _is_listed(name, how_to)]
-    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -78,7 +69,3 @@ def _link(match: re.Match[str]) -> str:
     if card:
         return f"[{match[1]}]({card_page(card[1])})"
     return f"[{match[1]}]({CHANGES})" if match[2] == "CHANGELOG.md" else f"`{match[2]}`"
-
-
-def _is_listed(name: str, entries: list[Any]) -> bool:
-    return any(name in (entry.values() if isinstance(entry, dict) else (entry,)) for entry in entries)

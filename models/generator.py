@@ -22,6 +22,7 @@ from models.runtime import make_session
 from models.task import Pixels, TaskSpec, canonical_order
 from models.text import Encoders
 
+Weights = dict[str, NDArray[np.generic]]
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -101,7 +102,7 @@ class OnnxGenerator:
     def _base_session(self, meta_model: MetaModel) -> ort.InferenceSession:
         return self._made_once(f"{meta_model.digest} base", lambda: _base_network(meta_model))
 
-    def _made_once(self, key: str, read: Callable[[], tuple[bytes, dict[str, Rows]]]) -> ort.InferenceSession:
+    def _made_once(self, key: str, read: Callable[[], tuple[bytes, Weights]]) -> ort.InferenceSession:
         with self._lock:  # creation holds the GIL anyhow
             if key not in self._sessions:
                 model, weights = read()
@@ -131,12 +132,12 @@ def _check(spec: TaskSpec, manifest: Manifest) -> None:
         raise GenerationFailed(f"{manifest.name} cannot make a task with {problem}; create the task again.")
 
 
-def _base_network(meta_model: MetaModel) -> tuple[bytes, dict[str, Rows]]:
+def _base_network(meta_model: MetaModel) -> tuple[bytes, Weights]:
     """The skeleton and its weights before any task; zeros for those that only a task has."""
-    manifest = meta_model.manifest
-    shapes = {name: tensor.shape_for(manifest.min_classes) for name, tensor in manifest.tensors.items()}
-    weights = {n: meta_model.base.get(n, np.zeros(shape, np.float32)) for n, shape in shapes.items()}
-    return skeleton_for(meta_model.read("skeleton.onnx"), manifest, manifest.min_classes), weights
+    manifest, n_classes = meta_model.manifest, meta_model.manifest.min_classes
+    written = {n: spec for n, spec in manifest.tensors.items() if spec.source == "bundle"}
+    nothing = {name: np.zeros(spec.shape_for(n_classes), np.float32) for name, spec in written.items()}
+    return skeleton_for(meta_model.read("skeleton.onnx"), manifest, n_classes), meta_model.weights(nothing)
 
 
 def _support(spec: TaskSpec, order: Sequence[int], *, unlabeled_slot: int) -> tuple[Pixels, NDArray[np.int64]]:

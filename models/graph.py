@@ -63,7 +63,7 @@ def self_contained(meta_model: MetaModel, header: BundleHeader, tensors: Tensors
     """
     n_classes = len(header.class_names)
     model = onnx.load_model_from_string(skeleton_for(meta_model.read("skeleton.onnx"), meta_model.manifest, n_classes))
-    weights = {**meta_model.base, **tensors}
+    weights = meta_model.weights(tensors)
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
             tensor.CopyFrom(numpy_helper.from_array(np.asarray(weights[tensor.name], np.float32), tensor.name))

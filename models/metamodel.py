@@ -1,7 +1,7 @@
 """The meta-model folder: what `training export` writes and the service loads.
 
     manifest.json      what it takes, what it writes, the digest of every file the service uses; written last
-    generator.onnx     support pixels, labels, class slots -> the task's tensors
+    generator.onnx     support images, or token embeddings and features -> the task's tensors
     skeleton.onnx      the target network with external weights
     base.safetensors   the weights all its tasks share (may be empty)
     evaluation.json    figures by the protocol;  CARD.md is rendered from it (neither changes the digest)
@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,16 +34,22 @@ FORMAT_VERSION: Final = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
 Domain = Literal["drawings", "photographs"]
 ZOO = Path(__file__).parent / "zoo"
+CODES, BASIS = ".codes", ".basis"
 N_CLASSES = "n_classes"
 """Stands for the number of classes of a task in the shape of a written tensor."""
 
 
 class TensorSpec(BaseModel):
-    """One external weight of the skeleton: its shape, and whether a task's bundle or the shared base supplies it."""
+    """A tensor of a task's network or bundle: its shape, and where it comes from.
+
+    "bundle": written for the task. "base": shared by all tasks. "adapted": the base's, plus the task's codes for its
+    layer ``(O, R)`` times the base's basis for it ``(R, I)`` (``X`` and ``X.basis`` in base.safetensors,
+    ``LAYER.codes`` in the bundle).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     shape: tuple[int | Literal["n_classes"], ...]
-    source: Literal["bundle", "base"]
+    source: Literal["bundle", "base", "adapted"]
 
     def shape_for(self, n_classes: int) -> tuple[int, ...]:
         """The shape in a task of ``n_classes``."""
@@ -104,6 +111,20 @@ class MetaModel:
         """The shared weights, float32."""
         tensors = load_safetensors((self.folder / "base.safetensors").read_bytes())
         return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+
+    def weights(self, tensors: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+        """Every external weight of the skeleton for the task that has these written tensors."""
+        specs = {name: spec for name, spec in self.manifest.tensors.items() if not name.endswith(CODES)}
+        supply = {"bundle": tensors.__getitem__, "base": self.base.__getitem__}
+        return {
+            name: self._adapted(name, tensors) if spec.source == "adapted" else supply[spec.source](name)
+            for name, spec in specs.items()
+        }
+
+    def _adapted(self, name: str, tensors: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+        codes, own = np.asarray(tensors[name.rpartition(".")[0] + CODES], np.float32), self.base[name]
+        difference: NDArray[np.float32] = (codes @ self.base[name + BASIS]).reshape(own.shape)
+        return own + difference
 
     def read(self, file: str) -> bytes:
         """One of its files, whole."""

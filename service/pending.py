@@ -92,9 +92,8 @@ class PendingGenerations:
             started = time.perf_counter()
             return self._generation.run(*key), time.perf_counter() - started
 
-        record, seconds = await asyncio.get_running_loop().run_in_executor(
-            self._pool, contextvars.copy_context().run, timed
-        )
+        run = contextvars.copy_context().run  # part of the request that began it, in logs and traces
+        record, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, run, timed)
         self._mean_s += SMOOTHING * (seconds - self._mean_s)
         return record
 

@@ -101,9 +101,8 @@ def _metrics_given(settings: Settings, metrics: Metrics) -> Iterator[None]:
         server, thread = start_http_server(settings.metrics_port, settings.metrics_host, metrics.registry)
     except OSError as error:
         address = f"{settings.metrics_host}:{settings.metrics_port}"
-        raise InvalidSettings(
-            f"Metrics cannot be given at {address} ({error.strerror}); choose another port."
-        ) from error
+        message = f"Metrics cannot be given at {address} ({error.strerror}); set another CLASSMITH_METRICS_PORT."
+        raise InvalidSettings(message) from error
     log.info("metrics are at /metrics of this port", extra={"port": server.server_port})
     try:
         yield

@@ -80,15 +80,10 @@ def build_session(meta_model: MetaModel, bundle: Bundle, tenant: str, task_id: s
     """A session with a network of its own; raises CorruptBundle where bundle and meta-model do not belong together."""
     _check(meta_model, bundle)
     graph = skeleton_for(meta_model.read("skeleton.onnx"), meta_model.manifest, len(bundle.header.class_names))
-    weights = weights_of(meta_model, bundle)
+    weights = meta_model.weights(bundle.tensors)
     n_bytes = len(graph) + sum(tensor.nbytes for tensor in weights.values()) + OVERHEAD_BYTES
     network = OwnNetwork(make_session(graph, weights))
     return Session(tenant, task_id, bundle.header, meta_model.manifest.preprocess, n_bytes, network)
-
-
-def weights_of(meta_model: MetaModel, bundle: Bundle) -> dict[str, NDArray[np.generic]]:
-    """Every external weight of the skeleton, for one task."""
-    return {**meta_model.base, **bundle.tensors}
 
 
 class SharedNetworks:

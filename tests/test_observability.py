@@ -9,15 +9,19 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import httpx
 import promql_parser
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+from redis import Redis
 
 from service.demo_alphabet import drawing
 from service.settings import Settings
-from tests.redis_server import RedisServer
+from tests.e2e.processes import COMMAND, environment, serve
+from tests.e2e.test_shared import worker
+from tests.redis_server import RedisServer, free_port
 from tests.service import centroids
 from tests.service.live import Live, live
 
@@ -142,6 +146,43 @@ def test_what_users_make_adds_no_series(tmp_path: Path) -> None:
             service.http.post(f"/tasks/{task['id']}/predict", **image)  # type: ignore[arg-type]
             service.http.get(f"/no/such/address/{n}")
         assert {(sample.name, *sorted(sample.labels.items())) for sample in scrape(service)} == before
+
+
+def test_a_worker_gives_its_own_metrics_on_a_port_of_its_own(
+    tmp_path: Path, redis_server: RedisServer, redis_prefix: str, redis_client: Redis
+) -> None:
+    centroids.meta_model(tmp_path / "meta-models")
+    shared: dict[str, object] = {
+        "redis_url": redis_server.url,
+        "redis_prefix": redis_prefix,
+        "meta_models": tmp_path / "meta-models",
+        "state_dir": tmp_path / "unused",
+    }
+    port = free_port()
+    with serve(**shared) as service, worker(redis_client, redis_prefix, {**shared, "metrics_port": port}):
+        with live_client(service.url) as here, live_client(f"http://127.0.0.1:{port}") as there:
+            assert here.post("/tasks", json=centroids.task_json()).status_code == 201
+            assert value(here, "classmith_workers") == 1
+            assert value(here, "classmith_generations_total", outcome="made") == 0
+            assert value(there, "classmith_generations_total", outcome="made") == 1
+            assert value(there, "classmith_generation_duration_seconds_count") == 1
+        env = environment(**{**shared, "metrics_port": service.url.rpartition(":")[2]})
+        command = [*COMMAND, "worker"]
+        refused = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "CLASSMITH_METRICS_PORT" in refused.stderr
+
+
+def live_client(url: str) -> httpx.Client:
+    return httpx.Client(base_url=url, timeout=240, trust_env=False)
+
+
+def value(http: httpx.Client, name: str, **labels: str) -> float:
+    """One sample of a scrape."""
+    families = text_string_to_metric_families(http.get("/metrics").text)
+    samples = [sample for family in families for sample in family.samples]
+    (found,) = (sample.value for sample in samples if sample.name == name and sample.labels == labels)
+    return float(found)
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])

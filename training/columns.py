@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from models.metamodel import MetaModel
-from training import card
+from training import card, described_tasks
 from training.checkpoint import write_text
-from training.data import DATASETS
-from training.data.folders import DataError, read_images
+from training.data import DATASETS, descriptions
+from training.data.folders import DataError, ImageSet, read_images
 from training.episodes import EpisodeShape
 from training.evaluate import evaluate
 
@@ -25,7 +25,12 @@ STANDARD: dict[str, tuple[Column, ...]] = {
     ),
     "cifar-fs": ((EpisodeShape(5, 1, 15), False), (EpisodeShape(5, 5, 15), False), (EpisodeShape(10, 5, 15), False)),
 }
-"""Episode shape, and whether all classes of a task come from one group (the harder, honest column)."""
+"""Of those that read no words: shape, and whether all classes of a task come from one group (the harder column)."""
+
+DESCRIBED = (EpisodeShape(10, 0, 10), EpisodeShape(40, 0, 10), EpisodeShape(5, 1, 5), EpisodeShape(5, 5, 5))
+"""Of those that read words; with 0 images of each class, words are all there is."""
+FEWER = 20
+"""An episode of 40 classes has as many images as these of 10 have; fewer of them make as good a mean."""
 
 
 def evaluate_standard(meta_model: MetaModel, *, n_episodes: int = 1000, seed: int = 0) -> dict[str, Any]:
@@ -40,20 +45,42 @@ def evaluate_standard(meta_model: MetaModel, *, n_episodes: int = 1000, seed: in
     if evaluation["training"].get("own_images"):
         raise DataError(f"{meta_model.name} was trained on your own images; evaluate it on others with --images.")
     dataset = DATASETS[evaluation["training"]["config"]["dataset"]]
-    images = dataset.load("validation")
+    images = dataset.load("validation", size=meta_model.manifest.preprocess.size)
     evaluation["command"] = f"training evaluate models/zoo/{meta_model.name} --episodes {n_episodes} --seed {seed}"
-    evaluation["columns"] = [
-        evaluate(meta_model, images, shape, n_episodes=n_episodes, seed=seed, within_group=within)
-        for shape, within in STANDARD[dataset.name]
-    ]
+    if meta_model.manifest.accepts_descriptions:
+        evaluation["columns"] = _described(meta_model, dataset.name, images, n_episodes, seed)
+    else:
+        evaluation["columns"] = [
+            evaluate(meta_model, images, shape, n_episodes=n_episodes, seed=seed, within_group=within)
+            for shape, within in STANDARD[dataset.name]
+        ]
     write_text(path, json.dumps(evaluation, indent=1) + "\n")
     write_text(meta_model.folder / "CARD.md", card.render(meta_model.manifest, evaluation))
     return evaluation
 
 
+def _described(
+    meta_model: MetaModel, dataset: str, images: ImageSet, n_episodes: int, seed: int
+) -> list[dict[str, Any]]:
+    texts = descriptions.of_dataset(dataset)
+    shapes = [
+        s for s in DESCRIBED if s.n_way <= images.n_classes and (not s.n_shot or meta_model.manifest.accepts_images)
+    ]
+    return [
+        described_tasks.evaluate(
+            meta_model, images, texts, shape, seed=seed,
+            n_episodes=max(2, n_episodes // FEWER) if shape.n_way == images.n_classes else n_episodes,
+        )
+        for shape in shapes
+    ]  # fmt: skip
+
+
 def evaluate_images(
     meta_model: MetaModel, source: Path, shape: EpisodeShape, *, within_group: bool, n_episodes: int, seed: int
 ) -> dict[str, Any]:
-    """One column on any class-by-folder images."""
+    """One column on any class-by-folder images, and their ``descriptions.json`` where words are read."""
     images = read_images(source, meta_model.manifest.preprocess)
+    if meta_model.manifest.accepts_descriptions:
+        texts = descriptions.read_descriptions(descriptions.beside(source))
+        return described_tasks.evaluate(meta_model, images, texts, shape, n_episodes=n_episodes, seed=seed)
     return evaluate(meta_model, images, shape, n_episodes=n_episodes, seed=seed, within_group=within_group)

@@ -145,9 +145,8 @@ def _support(
     material: Material, class_: int, n_images: int, rng: np.random.Generator, *, imagined: bool
 ) -> NDArray[np.float32]:
     if imagined:
-        drawn: NDArray[np.float32] = imagine(material, np.full(n_images, class_), rng).numpy()
-        return drawn
-    return material.features[rng.choice(material.images.indices[class_], n_images)]
+        return np.asarray(imagine(material, np.full(n_images, class_), rng))
+    return np.asarray(material.features[rng.choice(material.images.indices[class_], n_images)])
 
 
 def _means_by_rows(

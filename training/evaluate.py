@@ -116,7 +116,7 @@ class Evaluator:
         if n_way not in self._skeletons:
             skeleton = self.meta_model.read("skeleton.onnx")
             self._skeletons[n_way] = skeleton_for(skeleton, self.meta_model.manifest, n_way)
-        session = make_session(self._skeletons[n_way], {**self.meta_model.base, **tensors})
+        session = make_session(self._skeletons[n_way], self.meta_model.weights(tensors))
         logits, features = session.run([LOGITS, FEATURES], {INPUT: pixels})
         return logits, features
 
@@ -158,31 +158,13 @@ def evaluate(
         "hardware": hardware(),
         "accuracy": {name: metrics.figure([a.accuracy[name] for a in answers]) for name in answers[0].accuracy},
         "chance": round(100 / shape.n_way, 2),
-        **_calibration(meta_model, answers),
-    }
-
-
-def _calibration(meta_model: MetaModel, answers: list[Answers]) -> dict[str, Any]:
-    """Calibration and abstention with the temperature and threshold that the meta-model ships."""
-    temperature, threshold = meta_model.manifest.temperature, meta_model.manifest.abstain_below
-    top = np.concatenate([decision.probabilities(a.logits, temperature).max(-1) for a in answers])
-    correct = np.concatenate([a.logits.argmax(-1) == a.labels for a in answers])
-    unknown = np.concatenate(
-        [decision.probabilities(a.unknown_logits, temperature).max(-1, initial=0) for a in answers]
-    )
-    answered = top >= threshold
-    return {
-        "expected_calibration_error": round(metrics.expected_calibration_error(top, correct), 4),
-        "reliability": metrics.reliability(top, correct),
-        "accuracy_at_coverage": metrics.accuracy_at_coverage(top, correct),
-        "abstention": {
-            "threshold": round(threshold, 4),
-            "answered_percent": round(100 * float(answered.mean()), 2),
-            "accuracy_when_answered": round(100 * float(correct[answered].mean()), 2) if answered.any() else None,
-            "unknown_classes_abstained_percent": round(100 * float((unknown < threshold).mean()), 2)
-            if len(unknown)
-            else None,
-        },
+        **metrics.calibration(
+            [a.logits for a in answers],
+            [a.labels for a in answers],
+            [a.unknown_logits for a in answers],
+            meta_model.manifest.temperature,
+            meta_model.manifest.abstain_below,
+        ),
     }
 
 

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from models import metamodel
+from models import export_hypertransformer, export_n3, metamodel
 from models.errors import InvalidMetaModel
-from models.export import check_parity, export_files, tensor_specs
-from models.metamodel import NAME_PATTERN, Domain, Manifest, MetaModel
+from models.metamodel import NAME_PATTERN, Manifest, MetaModel
 from models.methods.hypertransformer import HyperTransformer
-from models.preprocess import PreprocessSpec
+from training import checkpoint, described_tasks
 from training.checkpoint import write_text
-from training.data import DATASETS
+from training.data import DATASETS, descriptions
+from training.data.dataset import Dataset
 from training.data.folders import DataError, ImageSet
 from training.episodes import EpisodeShape, shrink
 from training.evaluate import calibrate
-from training.recipes.hypertransformer import METHOD, load_model
+from training.recipes import hypertransformer, n3
 
 MAX_IMAGES = 512
+MAX_CLASSES = 64
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An export before it is calibrated; ``parity``: how far ONNX Runtime is from PyTorch."""
+
+    manifest: Manifest
+    files: dict[str, bytes]
+    parity: dict[str, float]
+    n_parameters: int
 
 
 def export(run: Path, folder: Path, *, images: Path | None = None, summary: str = "") -> MetaModel:
@@ -31,22 +42,27 @@ def export(run: Path, folder: Path, *, images: Path | None = None, summary: str 
     (also where the run was trained on other images), or InvalidMetaModel where the graphs differ from PyTorch.
     """
     _check_name(folder.name)
-    model, header = load_model(run / "checkpoint.safetensors")
+    path = run / "checkpoint.safetensors"
+    header = checkpoint.read_header(path)
     dataset = DATASETS[header["config"]["dataset"]]
-    train, validation = dataset.split(images)
+    is_n3 = header["method"] == n3.METHOD
+    train, validation = dataset.split(images, size=header["config"]["model"]["base"]["size"] if is_n3 else None)
     _check_data(header, train)
-    files = export_files(model)
-    manifest = _manifest(model, folder.name, dataset.domain, dataset.spec, summary)
-    parity = check_parity(model, files, manifest)
-    draft = metamodel.write(folder.with_name(f".{folder.name}.draft"), manifest, files)
+    draft = (_draft_n3 if is_n3 else _draft_hypertransformer)(path, folder.name, dataset, summary)
+    trial = metamodel.write(folder.with_name(f".{folder.name}.draft"), draft.manifest, draft.files)
     try:
-        temperature, threshold = calibrate(draft, validation, _calibration_shapes(header["config"], validation))
+        if is_n3:
+            texts = descriptions.beside(images) if images else None
+            found = descriptions.read_descriptions(texts) if texts else descriptions.of_dataset(dataset.name)
+            temperature, threshold = described_tasks.calibrate(trial, validation, found)
+        else:
+            temperature, threshold = calibrate(trial, validation, _calibration_shapes(header["config"], validation))
     finally:
-        metamodel.remove(draft)
-    whole = manifest.model_copy(update={"temperature": round(temperature, 4), "abstain_below": round(threshold, 4)})
-    exported = metamodel.write(folder, whole, files)
-    training = {"own_images": images is not None, **_training_facts(header, model, train, validation)}
-    facts = {"training": training, "parity": parity, "columns": []}
+        metamodel.remove(trial)
+    calibrated = {"temperature": round(temperature, 4), "abstain_below": round(threshold, 4)}
+    exported = metamodel.write(folder, draft.manifest.model_copy(update=calibrated), draft.files)
+    training = {"own_images": images is not None, **_training_facts(header, draft, train, validation)}
+    facts = {"training": training, "parity": draft.parity, "columns": []}
     write_text(folder / "evaluation.json", json.dumps(facts, indent=1) + "\n")
     return exported
 
@@ -63,7 +79,55 @@ def _check_data(header: dict[str, Any], train: ImageSet) -> None:
         raise DataError(f"This run was trained on other images; {remedy}.")
 
 
-def _manifest(model: HyperTransformer, name: str, domain: Domain, spec: PreprocessSpec, summary: str) -> Manifest:
+def _draft_hypertransformer(path: Path, name: str, dataset: Dataset, summary: str) -> Draft:
+    model, _ = hypertransformer.load_model(path)
+    files = export_hypertransformer.export_files(model)
+    manifest = Manifest(
+        name=name,
+        method=hypertransformer.METHOD,
+        summary=summary or _summary(model, dataset),
+        domain=dataset.domain,
+        preprocess=dataset.spec,
+        max_classes=model.config.max_classes,
+        max_images=MAX_IMAGES,
+        accepts_unlabeled=True,
+        temperature=1.0,
+        abstain_below=0.0,
+        tensors=export_hypertransformer.tensor_specs(model.config),
+        files={},
+    )
+    parity = export_hypertransformer.check_parity(model, files, manifest)
+    return Draft(manifest, files, parity, sum(p.numel() for p in model.parameters()))
+
+
+def _draft_n3(path: Path, name: str, dataset: Dataset, summary: str) -> Draft:
+    model, header = n3.load_model(path)
+    files = export_n3.export_files(model)
+    base, size = model.config.base.architecture, model.config.base.size
+    what = "every layer adapted" if model.layers else "the classification layer written"
+    shots = header["config"]["shots"]
+    manifest = Manifest(
+        name=name,
+        method=n3.METHOD,
+        summary=summary or f"{base} for {dataset.domain} of {size} px; {what} for the task, by words, images or both.",
+        domain=dataset.domain,
+        preprocess=replace(dataset.spec, size=size),
+        max_classes=MAX_CLASSES,
+        max_images=MAX_IMAGES,
+        accepts_images=max(shots) > 0,
+        accepts_descriptions=True,
+        accepts_unlabeled=False,
+        text_encoder=header["config"]["text_encoder"],
+        temperature=1.0,
+        abstain_below=0.0,
+        tensors=export_n3.tensor_specs(model),
+        files={},
+    )
+    learned = [p for n, p in model.named_parameters() if not n.startswith("target.")]
+    return Draft(manifest, files, export_n3.check_parity(model, files, manifest), sum(p.numel() for p in learned))
+
+
+def _summary(model: HyperTransformer, dataset: Dataset) -> str:
     config = model.config
     written = (
         "every layer"
@@ -71,20 +135,9 @@ def _manifest(model: HyperTransformer, name: str, domain: Domain, spec: Preproce
         else f"the last {config.n_generated_layers} layers"
     )
     written = "the logits layer" if config.n_generated_layers == 1 else written
-    return Manifest(
-        name=name,
-        method=METHOD,
-        summary=summary
-        or f"Conv-{config.n_conv_layers} with {config.channels} channels for {domain}; {written} written for the task.",
-        domain=domain,
-        preprocess=spec,
-        max_classes=config.max_classes,
-        max_images=MAX_IMAGES,
-        accepts_unlabeled=True,
-        temperature=1.0,
-        abstain_below=0.0,
-        tensors=tensor_specs(config),
-        files={},
+    return (
+        f"Conv-{config.n_conv_layers} with {config.channels} channels for {dataset.domain}; "
+        f"{written} written for the task."
     )
 
 
@@ -96,15 +149,13 @@ def _calibration_shapes(config: dict[str, Any], validation: ImageSet) -> list[Ep
     return list(dict.fromkeys(fitting))
 
 
-def _training_facts(
-    header: dict[str, Any], model: HyperTransformer, train: ImageSet, validation: ImageSet
-) -> dict[str, Any]:
+def _training_facts(header: dict[str, Any], draft: Draft, train: ImageSet, validation: ImageSet) -> dict[str, Any]:
     groups = set(validation.groups)
     unseen = groups if groups.isdisjoint(train.groups) else set(validation.class_names)
     return {
         "config": header["config"],
         "steps": header["step"],
-        "n_parameters": sum(p.numel() for p in model.parameters()),
+        "n_parameters": draft.n_parameters,
         "train_classes": train.n_classes,
         "train_data_digest": train.digest,
         "validation_groups": sorted(unseen),

@@ -5,7 +5,7 @@ N predictions; probabilities are those of the top class unless said otherwise.
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,36 @@ def reliability(top: Floats, correct: NDArray[np.bool_], n_bins: int = 15) -> li
         for b in range(n_bins)
         if (bins == b).any()
     ]
+
+
+def calibration(
+    logits: list[NDArray[np.float32]],
+    labels: list[NDArray[np.int64]],
+    unknown: list[NDArray[np.float32]],
+    temperature: float,
+    threshold: float,
+) -> dict[str, Any]:
+    """Calibration and abstention of several tasks with one temperature and threshold.
+
+    ``logits`` ``(Q, K)`` and ``labels`` ``(Q,)`` of each task; ``unknown``: of images whose classes it does not have.
+    """
+    top = np.concatenate([probabilities(z, temperature).max(-1) for z in logits])
+    correct = np.concatenate([z.argmax(-1) == y for z, y in zip(logits, labels, strict=True)])
+    others = np.concatenate([probabilities(z, temperature).max(-1, initial=0) for z in unknown])
+    answered = top >= threshold
+    return {
+        "expected_calibration_error": round(expected_calibration_error(top, correct), 4),
+        "reliability": reliability(top, correct),
+        "accuracy_at_coverage": accuracy_at_coverage(top, correct),
+        "abstention": {
+            "threshold": round(threshold, 4),
+            "answered_percent": round(100 * float(answered.mean()), 2),
+            "accuracy_when_answered": round(100 * float(correct[answered].mean()), 2) if answered.any() else None,
+            "unknown_classes_abstained_percent": round(100 * float((others < threshold).mean()), 2)
+            if len(others)
+            else None,
+        },
+    }
 
 
 def accuracy_at_coverage(top: Floats, correct: NDArray[np.bool_]) -> list[dict[str, float]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models import metamodel
 from models.bundle import Bundle, decode, encode
-from models.export import export_files, tensor_specs
+from models.export_hypertransformer import export_files, tensor_specs
 from models.generator import OnnxGenerator
 from models.metamodel import Manifest, MetaModel
 from models.methods.hypertransformer import HyperTransformer, HyperTransformerConfig

@@ -14,7 +14,7 @@ import torch
 from models import metamodel
 from models.bundle import Bundle
 from models.errors import GenerationFailed
-from models.export import Generator, bundle_names
+from models.export_hypertransformer import Generator, bundle_names
 from models.generator import OnnxGenerator
 from models.graph import INPUT, LOGITS, skeleton_for
 from models.metamodel import MetaModel

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -21,6 +22,7 @@ from service.otel_sdk import OtelTracing
 from service.settings import Settings
 from service.telemetry import Metrics
 from service.tracing import NO_TRACING, parse, trace_context, under
+from tests.e2e.processes import ROOT
 from tests.service import centroids
 from tests.service.live import Live, live
 from tests.service.processes import until
@@ -102,6 +104,30 @@ def test_no_span_holds_what_a_user_sent(recorded: Recorded) -> None:
     recorded.named("POST /tasks/{task_id}/predict")
     recorded.named("GET unknown")
     assert not [span.name for span in recorded.all() if SECRET in span.to_json()]
+
+
+GLOBAL_PROVIDER = """
+import pathlib, sys
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from service.settings import Settings
+from tests.service.live import live
+
+exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+with live(Settings(state_dir=pathlib.Path(sys.argv[1]), meta_models=pathlib.Path(sys.argv[1]))) as service:
+    service.http.get("/private?q=private")
+print([span.name for span in exporter.get_finished_spans()])
+"""
+
+
+def test_the_framework_records_nothing_where_somebody_made_a_provider_global(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", GLOBAL_PROVIDER, str(tmp_path)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
 
 
 def test_the_type_of_an_exception_is_kept_and_not_its_message() -> None:

@@ -14,7 +14,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from models.errors import InvalidMetaModel
-from models.export import MAX_RELATIVE_ERROR, Shape, bundle_names, check_parity, export_files, tensor_specs
+from models.export import MAX_RELATIVE_ERROR
+from models.export_hypertransformer import Shape, bundle_names, check_parity, export_files, tensor_specs
 from models.metamodel import N_CLASSES
 from tests.models import small
 

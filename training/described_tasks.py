@@ -1,0 +1,249 @@
+"""Evaluate a meta-model that reads descriptions, by the protocol: words, images or both, beside their controls.
+
+Everything runs through the exported graphs, the text encoder, the bundle codec and ONNX Runtime, a task at a time, as
+the service does. Classes are unseen ones; every image is answered on its own.
+
+Shapes: K classes, Q queries, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from models import bundle, decision
+from models.generator import OnnxGenerator
+from models.graph import FEATURES, INPUT, LOGITS, skeleton_for
+from models.metamodel import CODES, MetaModel
+from models.runtime import make_session
+from models.task import ClassSpec, TaskSpec
+from training import metrics
+from training.baselines import logistic_regression, nearest_centroid
+from training.data.descriptions import ClassTexts, draw_document, in_order
+from training.data.folders import ImageSet
+from training.episodes import Episode, EpisodeShape, sample
+from training.evaluate import hardware
+
+N_AGNOSTIC, N_UNKNOWN = 30, 10
+WEIGHTS = (0.3, 0.5, 0.7)
+"""Of words in the plain sum of two classifiers; the best of them is reported, which favours the sum."""
+CALIBRATION = (EpisodeShape(10, 0, 3), EpisodeShape(5, 0, 5), EpisodeShape(5, 1, 5), EpisodeShape(5, 5, 5))
+Tensors = dict[str, NDArray[np.float32]]
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Words:
+    """What of a class is written: how its document is made of its texts."""
+
+    named: bool = True
+    described: bool = True
+
+    def spec(self, texts: ClassTexts, number: int, rng: np.random.Generator) -> tuple[str, str]:
+        """The name and description of a class as a user would give them; a random document each time."""
+        name = texts.name if self.named else str(number)
+        if not self.described:
+            return name, ""
+        drawn = draw_document(texts, rng, p_name=float(self.named))
+        return name, drawn.removeprefix(f"{texts.name}. ")[:2000]
+
+
+class Subject:
+    """One exported meta-model, and the images and texts of classes it has not seen."""
+
+    def __init__(self, meta_model: MetaModel, images: ImageSet, texts: Mapping[str, ClassTexts]) -> None:
+        self.meta_model, self.images = meta_model, images
+        self.texts = in_order(images.class_names, texts)
+        self._generator = OnnxGenerator()
+        self._skeletons: dict[int, bytes] = {}
+        self._features: NDArray[np.float32] | None = None
+        self.agnostic: Tensors = {}
+
+    @property
+    def adapts_layers(self) -> bool:
+        """Whether more than the classification layer differs between tasks."""
+        return any(name.endswith(CODES) for name in self.meta_model.manifest.tensors)
+
+    def write(self, classes: Sequence[ClassSpec]) -> Tensors:
+        """The task's tensors, as read back from a stored bundle."""
+        stored = bundle.decode(bundle.encode(self._generator.generate(self.meta_model, TaskSpec(tuple(classes)))))
+        return {name: np.asarray(tensor, np.float32) for name, tensor in stored.tensors.items()}
+
+    def run(self, tensors: Tensors, chosen: NDArray[np.int64]) -> Logits:
+        """Logits ``(Q, K)`` of images by the network that was made for the task."""
+        if not self.adapts_layers:
+            return self.head(tensors, chosen)
+        (logits,) = self._session(tensors).run([LOGITS], {INPUT: self.images.pixels[chosen]})
+        return np.asarray(logits)
+
+    def head(self, tensors: Tensors, chosen: NDArray[np.int64]) -> Logits:
+        """The same with no layer adapted but the classification layer."""
+        logits: Logits = self.features[chosen] @ tensors["logits.weight"].T + tensors["logits.bias"]
+        return logits
+
+    def agnostic_layers(self, tensors: Tensors) -> Tensors:
+        """The task's classification layer on the layers that the mean of other tasks' codes gives."""
+        return {**tensors, **{name: value for name, value in self.agnostic.items() if name.endswith(CODES)}}
+
+    def learn_agnostic(self, specs: Sequence[Sequence[ClassSpec]]) -> None:
+        """The mean of the codes that are written for some tasks."""
+        written = [self.write(classes) for classes in specs]
+        names = [name for name in written[0] if name.endswith(CODES)]
+        self.agnostic = {name: np.mean([tensors[name] for tensors in written], axis=0) for name in names}
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """Of every image by the base as it is, ``(N, F)``; computed once."""
+        if self._features is None:
+            specs = self.meta_model.manifest.tensors
+            nothing = {n: np.zeros(s.shape_for(2), np.float32) for n, s in specs.items() if s.source == "bundle"}
+            session, pixels = self._session(nothing), self.images.pixels
+            runs = (session.run([FEATURES], {INPUT: pixels[i : i + 64]})[0] for i in range(0, len(pixels), 64))
+            self._features = np.concatenate(list(runs))
+        return self._features
+
+    def _session(self, tensors: Tensors) -> Any:
+        n_way = len(tensors["logits.bias"])
+        if n_way not in self._skeletons:
+            skeleton = self.meta_model.read("skeleton.onnx")
+            self._skeletons[n_way] = skeleton_for(skeleton, self.meta_model.manifest, n_way)
+        return make_session(self._skeletons[n_way], self.meta_model.weights(tensors))
+
+
+def evaluate(
+    meta_model: MetaModel,
+    images: ImageSet,
+    texts: Mapping[str, ClassTexts],
+    shape: EpisodeShape,
+    *,
+    n_episodes: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Figures of one column (classes, images of each; words always given), and all that is needed to repeat it."""
+    rng, subject = np.random.default_rng(seed), Subject(meta_model, images, texts)
+    if subject.adapts_layers:
+        subject.learn_agnostic([_specs(subject, sample(images, shape, rng), Words(), rng) for _ in range(N_AGNOSTIC)])
+    scores: dict[str, list[float]] = {}
+    logits, labels, unknown = [], [], []
+    for _ in tqdm(range(n_episodes), disable=not progress, desc=meta_model.name, mininterval=5.0):
+        episode = sample(images, shape, rng)
+        answers, own, others = _answer(subject, episode, shape, rng)
+        for name, predicted in answers.items():
+            scores.setdefault(name, []).append(float((predicted == episode.query_labels).mean()))
+        logits.append(own)
+        labels.append(episode.query_labels)
+        unknown.append(others)
+    return {
+        "meta_model": meta_model.name,
+        "meta_model_digest": meta_model.digest,
+        "given": "words and images" if shape.n_shot else "words",
+        "shape": asdict(shape),
+        "classes_from": "anywhere",
+        "n_episodes": n_episodes,
+        "seed": seed,
+        "data_digest": images.digest,
+        "n_classes": images.n_classes,
+        "hardware": hardware(),
+        "accuracy": {name: metrics.figure(values) for name, values in _best_sum(scores).items()},
+        "chance": round(100 / shape.n_way, 2),
+        **metrics.calibration(
+            logits, labels, unknown, meta_model.manifest.temperature, meta_model.manifest.abstain_below
+        ),
+    }
+
+
+def calibrate(
+    meta_model: MetaModel, images: ImageSet, texts: Mapping[str, ClassTexts], *, n_episodes: int = 60, seed: int = 1
+) -> tuple[float, float]:
+    """Temperature and abstention threshold, chosen on validation classes over the kinds of task users bring."""
+    rng, subject = np.random.default_rng(seed), Subject(meta_model, images, texts)
+    logits, labels, unknown = [], [], []
+    for shape in CALIBRATION if meta_model.manifest.accepts_images else CALIBRATION[:2]:
+        for _ in range(n_episodes):
+            episode = sample(images, shape, rng)
+            tensors = subject.write(_specs(subject, episode, Words(), rng))
+            logits.append(subject.run(tensors, episode.query))
+            labels.append(episode.query_labels)
+            unknown.append(subject.run(tensors, _others(images, episode, rng)))
+    temperature = metrics.fit_temperature(logits, labels)
+    top = [decision.probabilities(z, temperature).max(-1) for z in (*logits, *unknown)]
+    good = [z.argmax(-1) == y for z, y in zip(logits, labels, strict=True)]
+    good += [np.zeros(len(z), bool) for z in unknown]
+    return temperature, metrics.fit_abstention(np.concatenate(top), np.concatenate(good))
+
+
+def _answer(
+    subject: Subject, episode: Episode, shape: EpisodeShape, rng: np.random.Generator
+) -> tuple[dict[str, NDArray[np.int64]], Logits, Logits]:
+    """One task answered in every way: predictions by name, the logits, and those of images of other classes."""
+    query = episode.query
+    specs = _specs(subject, episode, Words(), rng)
+    written = subject.write(specs)
+    own = subject.run(written, query)
+    found = {"generated": own}
+    if subject.adapts_layers:
+        found["classification_layer_alone"] = subject.head(written, query)
+        found["task_agnostic_layers"] = subject.run(subject.agnostic_layers(written), query)
+    found["shuffled"] = subject.head(subject.write([specs[k] for k in rng.permutation(len(specs))]), query)
+    found["random_text"] = subject.head(subject.write(_without_sense(specs, subject, rng)), query)
+    for name, words in (("names_alone", Words(described=False)), ("names_withheld", Words(named=False))):
+        found[name] = subject.head(subject.write(_specs(subject, episode, words, rng)), query)
+    predictions = {}
+    if shape.n_shot:
+        predictions = _of_images(subject, episode, specs, found)
+    predictions |= {name: logits.argmax(-1) for name, logits in found.items()}
+    return predictions, own, subject.run(written, _others(subject.images, episode, rng))
+
+
+def _of_images(
+    subject: Subject, episode: Episode, specs: Sequence[ClassSpec], found: dict[str, Logits]
+) -> dict[str, NDArray[np.int64]]:
+    """Words alone, images alone, their plain sum (into ``found``); and the closed forms on the same features."""
+    query = episode.query
+    words = subject.run(subject.write([replace(s, images=()) for s in specs]), query)
+    images = subject.run(subject.write([replace(s, description="") for s in specs]), query)
+    found["words_alone"], found["images_alone"] = words, images
+    temperature = subject.meta_model.manifest.temperature
+    both = [np.log(decision.probabilities(z, temperature) + 1e-12) for z in (words, images)]
+    for weight in WEIGHTS:
+        found[f"sum {weight}"] = (weight * both[0] + (1 - weight) * both[1]).astype(np.float32)
+    support, queries = subject.features[episode.support], subject.features[query]
+    return {
+        "nearest_centroid": nearest_centroid(support, episode.support_labels, queries),
+        "logistic_regression": logistic_regression(support, episode.support_labels, queries),
+    }
+
+
+def _best_sum(scores: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Of the plain sums the best alone."""
+    sums = [values for name, values in scores.items() if name.startswith("sum ")]
+    kept = {name: values for name, values in scores.items() if not name.startswith("sum ")}
+    return {**kept, "weighted_sum": max(sums, key=np.mean)} if sums else kept
+
+
+def _specs(subject: Subject, episode: Episode, words: Words, rng: np.random.Generator) -> list[ClassSpec]:
+    """The classes of an episode as a user would send them."""
+    pixels = subject.images.pixels
+    return [
+        ClassSpec(*words.spec(subject.texts[k], i, rng), tuple(pixels[episode.support[episode.support_labels == i]]))
+        for i, k in enumerate(episode.classes)
+    ]
+
+
+def _without_sense(specs: Sequence[ClassSpec], subject: Subject, rng: np.random.Generator) -> list[ClassSpec]:
+    """The same images, with numbers for names and as many random words of all classes for descriptions."""
+    words = [word for texts in subject.texts for text in (*texts.phrases, *texts.sentences) for word in text.split()]
+    drawn = [" ".join(rng.choice(words, len(spec.description.split()) or 1)) for spec in specs]
+    return [replace(spec, name=str(i), description=drawn[i]) for i, spec in enumerate(specs)]
+
+
+def _others(images: ImageSet, episode: Episode, rng: np.random.Generator) -> NDArray[np.int64]:
+    """A few images of classes that the task does not have."""
+    others = np.flatnonzero(~np.isin(images.labels, episode.classes))
+    return rng.choice(others, N_UNKNOWN) if len(others) else others

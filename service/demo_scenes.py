@@ -71,7 +71,7 @@ def _desert(pen: Pen, rng: Random) -> None:
         top, shade = horizon + dune * 11, 18 * dune
         x, width = rng.random() * SIZE, (0.9 + 0.6 * rng.random()) * SIZE
         sand = _near(rng, (235 - shade, 190 - shade, 120 - shade))
-        pen.rectangle((0, top + 9, SIZE, SIZE), fill=sand)
+        pen.rectangle((0, min(top + 9, SIZE), SIZE, SIZE), fill=sand)
         pen.ellipse((x - width, top, x + width, top + 40), fill=sand)
 
 

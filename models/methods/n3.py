@@ -111,21 +111,20 @@ class KernelRidge(nn.Module):
 class Fusion(nn.Module):
     """Bayes' rule for the mean of a class: what its text says, moved towards its images' mean, for each feature apart.
 
-    Of n images of variance 1 around a mean of variance r around what the text says, the mean moves by n r / (1 + n r).
+    Of n images of variance 1 around a mean of variance r around what the text says, the mean moves by n r / (1 + n r)
+    and keeps a variance of r / (1 + n r).
     """
-
-    log_variance: nn.Parameter
 
     def __init__(self, config: N3Config) -> None:
         super().__init__()
         self.log_variance = nn.Parameter(torch.zeros(2, config.n_features))
         """Of class means without (0) and with (1) a text, over that within a class."""
 
-    def forward(self, prior: Tensor, has_text: Tensor, means: Tensor, n_images: Tensor) -> Tensor:
-        """Prior and image means ``(K, F)``, has_text and n_images ``(K, 1)`` -> posterior means ``(K, F)``."""
+    def forward(self, prior: Tensor, has_text: Tensor, means: Tensor, n_images: Tensor) -> tuple[Tensor, Tensor]:
+        """Prior and image means ``(K, F)``, has_text and n_images ``(K, 1)`` -> posterior means and variances."""
         variance = torch.exp(torch.lerp(self.log_variance[0], self.log_variance[1], has_text))
-        trust = n_images * variance / (1 + n_images * variance)
-        return prior + trust * (means - prior)
+        left = variance / (1 + n_images * variance)
+        return prior + n_images * left * (means - prior), left
 
 
 class LayerDecoder(nn.Module):
@@ -230,16 +229,16 @@ class N3(nn.Module):
         has_text, n_images = token_mask.amax(dim=1, keepdim=True), feature_mask.sum(dim=1, keepdim=True)
         prior = (self.regression(_mean_text(tokens, token_mask)) if prior is None else prior) * has_text
         mean = (features * feature_mask[..., None]).sum(dim=1) / n_images.clamp(min=1)
-        posterior = self.fusion(prior, has_text, mean, n_images)
+        posterior, variance = self.fusion(prior, has_text, mean, n_images)
         facts = torch.cat([posterior, has_text, torch.log1p(n_images)], dim=1)
         labels = self.tokens2label(tokens, token_mask) + self.images2label(facts)
         for block in self.labels2adaptation:
             labels = block(labels[None])[0][0]
         labels = self.norm(labels)
         means = posterior + self.difference(labels)
-        scale = self.log_scale.exp()
+        precision = self.log_scale.exp() / (1 + variance.mean(dim=0))  # of an image, given what is known of its class
         codes = {layer: self.decoder(layer)(labels) for layer in self.layers}
-        return Adaptation(codes, scale * means, -0.5 * scale * (means**2).sum(dim=1))
+        return Adaptation(codes, precision * means, -0.5 * (precision * means**2).sum(dim=1))
 
     def adapted(self, adaptation: Adaptation) -> dict[str, Tensor]:
         """The adapted parameters of the base's network, by their names in it: ``gamma * theta + mu * delta``."""

@@ -20,7 +20,6 @@ from service.demo_scenes import SCENES, picture
 from tests.e2e.processes import ROOT, environment, serve
 from tests.service import described
 
-README = pytest.param(ROOT / "README.md", marks=pytest.mark.xfail(strict=True, reason="it names a task there is not"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LOCAL = "127.0.0.1:8000"
 RUN, SHOWN = {"python", "bash", "sh"}, {"json", "text"}
@@ -67,7 +66,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [README, *PAGES[1:]], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_of_a_page_runs(page: Path, url: str, meta_models: Path, workplace: Path) -> None:
     env = environment(url=url, meta_models=meta_models, state_dir=workplace / "state")
     shell = Shell(workplace, env | {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}"})

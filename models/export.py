@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import numpy as np
@@ -34,8 +35,9 @@ def export_skeleton(target: nn.Module, image: tuple[int, int]) -> bytes:
     ``image``: size and channels of its images. Raises InvalidMetaModel where the exporter renames a parameter.
     """
     size, channels = image
+    target = _with_noise(target)
     data = export_graph(
-        target.eval(),
+        target,
         (torch.zeros((3, size, size, channels), dtype=torch.uint8),),
         input_names=[INPUT],
         output_names=[LOGITS, FEATURES],
@@ -50,6 +52,15 @@ def export_skeleton(target: nn.Module, image: tuple[int, int]) -> bytes:
         )
     skeleton: bytes = externalise(model, names).SerializeToString()
     return skeleton
+
+
+@torch.no_grad()
+def _with_noise(target: nn.Module) -> nn.Module:
+    """A copy whose weights, which a skeleton does not keep, are unlike: the exporter merges equal ones, drops zeros."""
+    noisy, random = copy.deepcopy(target).eval(), torch.Generator().manual_seed(0)
+    for parameter in noisy.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=random))
+    return noisy
 
 
 def check_errors(errors: dict[str, float]) -> dict[str, float]:

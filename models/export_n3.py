@@ -1,7 +1,7 @@
-"""A trained N3 -> generator.onnx, skeleton.onnx and base.safetensors, checked against PyTorch.
+"""A trained N3 -> generator.onnx, its words_gradient.onnx, skeleton.onnx and base.safetensors, checked against PyTorch.
 
 A task's bundle has the codes of each adapted layer and its classification layer; the base has, besides the shared
-weights (gamma in them), the bases that turn codes into differences (mu in them).
+weights, the gamma of each layer and the bases that turn codes into differences (mu in them).
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from safetensors.numpy import save
 from torch import Tensor, nn
 from torch.export import Dim
 
+from models.explain_export import export_words_gradient, words_gradient_error
+from models.explain_words import WORDS_GRADIENT
 from models.export import check_errors, export_graph, export_skeleton, relative_error, to_array
 from models.graph import INPUT, LOGITS, skeleton_for
-from models.metamodel import BASIS, CODES, Manifest, TensorSpec
+from models.metamodel import BASIS, CODES, GAMMA, Manifest, TensorSpec
 from models.methods.n3 import N3, Adaptation
 from models.runtime import make_session
 
@@ -74,11 +76,12 @@ def tensor_specs(model: N3) -> dict[str, TensorSpec]:
 
 
 def export_files(model: N3) -> dict[str, bytes]:
-    """The three files of a meta-model folder, by name."""
+    """The files of a meta-model folder, by name."""
     model = copy.deepcopy(model).eval().float().cpu()
-    spec = model.config.base
+    spec, generator = model.config.base, _export_generator(model)
     return {
-        "generator.onnx": _export_generator(model),
+        "generator.onnx": generator,
+        WORDS_GRADIENT: _export_words_gradient(model, generator),
         "skeleton.onnx": export_skeleton(model.target, (spec.size, 3)),
         "base.safetensors": save(_base_tensors(model)),
     }
@@ -98,6 +101,8 @@ def check_parity(model: N3, files: dict[str, bytes], manifest: Manifest) -> dict
             errors["generator"] = max(errors["generator"], relative_error(ours, to_array(theirs)))
         logits, reference = _run_both(model, files["skeleton.onnx"], manifest, inputs, seed)
         errors["logits"] = max(errors["logits"], relative_error(logits, reference))
+    tasks = [random_inputs(model, shape, seed) for seed, shape in enumerate(CHECKED_SHAPES)]
+    errors["words"] = words_gradient_error(Generator(model), tasks, INPUTS, files)
     return check_errors(errors)
 
 
@@ -134,23 +139,42 @@ def _whole(model: N3, adaptation: Adaptation) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _base_tensors(model: N3) -> dict[str, NDArray[np.float16]]:
+def _base_tensors(model: N3) -> dict[str, NDArray[np.floating]]:
+    """Gammas apart, as features of support images are the base's before any task; in float32, as all rests on them."""
     tensors: dict[str, Tensor] = {n: tensor for n, tensor in model.target.named_parameters() if n not in HEAD}
+    gammas = {}
     for layer in model.layers:
         decoder = model.decoder(layer)
+        gammas[f"{NETWORK}{layer}{GAMMA}"] = to_array(decoder.gamma)
         for kind, basis in zip(("weight", "bias"), decoder.bases(), strict=True):
-            name = f"{NETWORK}{layer}.{kind}"
-            tensors[name], tensors[name + BASIS] = decoder.gamma * tensors[name], basis
-    return {name: to_array(tensor.contiguous()).astype(np.float16) for name, tensor in tensors.items()}
+            tensors[f"{NETWORK}{layer}.{kind}{BASIS}"] = basis
+    halves = {name: to_array(tensor.contiguous()).astype(np.float16) for name, tensor in tensors.items()}
+    return {**halves, **gammas}
+
+
+def _dynamic_shapes() -> tuple[dict[int, Dim], ...]:
+    """Of the generator's inputs."""
+    n_classes, n_tokens = Dim("n_classes", min=2, max=512), Dim("n_tokens", max=4096)
+    of_text, of_images = {0: n_classes, 1: n_tokens}, {0: n_classes, 1: Dim("n_images", max=512)}
+    return of_text, of_text, of_images, of_images
+
+
+def _export_words_gradient(model: N3, generator: bytes) -> bytes:
+    return export_words_gradient(
+        Generator(model),
+        random_inputs(model, Shape(11, 13, 17), seed=0),
+        input_names=INPUTS,
+        bundle_names=bundle_names(model),
+        dynamic_shapes=_dynamic_shapes(),
+        generator=generator,
+    )
 
 
 def _export_generator(model: N3) -> bytes:
-    n_classes, n_tokens = Dim("n_classes", min=2, max=512), Dim("n_tokens", max=4096)
-    of_text, of_images = {0: n_classes, 1: n_tokens}, {0: n_classes, 1: Dim("n_images", max=512)}
     return export_graph(
         Generator(model),
         random_inputs(model, Shape(5, 7, 3), seed=0),
         input_names=list(INPUTS),
         output_names=bundle_names(model),
-        dynamic_shapes=(of_text, of_text, of_images, of_images),
+        dynamic_shapes=_dynamic_shapes(),
     )

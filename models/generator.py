@@ -50,7 +50,7 @@ class OnnxGenerator:
         manifest = meta_model.manifest
         _check(spec, manifest)
         order = canonical_order(spec)
-        feeds = self._feeds(meta_model, spec, order)
+        feeds = self.feeds(meta_model, spec, order)
         names = [name for name, tensor in manifest.tensors.items() if tensor.source == "bundle"]
         try:
             outputs = self._session(meta_model).run(names, feeds)
@@ -68,7 +68,8 @@ class OnnxGenerator:
         """Make the session of a meta-model now, so that its first task does not wait for it."""
         self._session(meta_model)
 
-    def _feeds(self, meta_model: MetaModel, spec: TaskSpec, order: Sequence[int]) -> dict[str, NDArray[Any]]:
+    def feeds(self, meta_model: MetaModel, spec: TaskSpec, order: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """The inputs of ``generator.onnx`` for a task, its classes in ``order``; raises GenerationFailed."""
         if meta_model.manifest.accepts_descriptions:
             return {**self._described(meta_model, spec, order)}
         support, labels = _support(spec, order, unlabeled_slot=meta_model.manifest.max_classes)
@@ -133,11 +134,10 @@ def _check(spec: TaskSpec, manifest: Manifest) -> None:
 
 
 def _base_network(meta_model: MetaModel) -> tuple[bytes, Weights]:
-    """The skeleton and its weights before any task; zeros for those that only a task has."""
-    manifest, n_classes = meta_model.manifest, meta_model.manifest.min_classes
-    written = {n: spec for n, spec in manifest.tensors.items() if spec.source == "bundle"}
-    nothing = {name: np.zeros(spec.shape_for(n_classes), np.float32) for name, spec in written.items()}
-    return skeleton_for(meta_model.read("skeleton.onnx"), manifest, n_classes), meta_model.weights(nothing)
+    """The skeleton and its weights before any task."""
+    manifest = meta_model.manifest
+    skeleton = skeleton_for(meta_model.read("skeleton.onnx"), manifest, manifest.min_classes)
+    return skeleton, meta_model.weights_before_tasks()
 
 
 def _support(spec: TaskSpec, order: Sequence[int], *, unlabeled_slot: int) -> tuple[Pixels, NDArray[np.int64]]:

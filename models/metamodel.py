@@ -2,6 +2,7 @@
 
     manifest.json      what it takes, what it writes, the digest of every file the service uses; written last
     generator.onnx     support images, or token embeddings and features -> the task's tensors
+    words_gradient.onnx    optional, of those that read descriptions: what the words of a task carried
     skeleton.onnx      the target network with external weights
     base.safetensors   the weights all its tasks share (may be empty)
     evaluation.json    figures by the protocol;  CARD.md is rendered from it (neither changes the digest)
@@ -34,7 +35,7 @@ FORMAT_VERSION: Final = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
 Domain = Literal["drawings", "photographs"]
 ZOO = Path(__file__).parent / "zoo"
-CODES, BASIS = ".codes", ".basis"
+CODES, BASIS, GAMMA = ".codes", ".basis", ".gamma"
 N_CLASSES = "n_classes"
 """Stands for the number of classes of a task in the shape of a written tensor."""
 
@@ -42,9 +43,9 @@ N_CLASSES = "n_classes"
 class TensorSpec(BaseModel):
     """A tensor of a task's network or bundle: its shape, and where it comes from.
 
-    "bundle": written for the task. "base": shared by all tasks. "adapted": the base's, plus the task's codes for its
-    layer ``(O, R)`` times the base's basis for it ``(R, I)`` (``X`` and ``X.basis`` in base.safetensors,
-    ``LAYER.codes`` in the bundle).
+    "bundle": written for the task. "base": shared by all tasks. "adapted": the base's times the layer's gamma, plus the
+    task's codes for the layer ``(O, R)`` times the base's basis for it ``(R, I)`` (``X``, ``LAYER.gamma`` and
+    ``X.basis`` in base.safetensors, ``LAYER.codes`` in the bundle).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -121,10 +122,25 @@ class MetaModel:
             for name, spec in specs.items()
         }
 
+    def weights_before_tasks(self) -> dict[str, NDArray[np.generic]]:
+        """Every external weight of the skeleton for ``min_classes``: the base as it is, zeros where a task writes."""
+        return {
+            name: np.zeros(spec.shape_for(self.manifest.min_classes), np.float32)
+            if spec.source == "bundle"
+            else self.base[name]
+            for name, spec in self.manifest.tensors.items()
+            if not name.endswith(CODES)
+        }
+
     def _adapted(self, name: str, tensors: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
-        codes, own = np.asarray(tensors[name.rpartition(".")[0] + CODES], np.float32), self.base[name]
+        layer, own = name.rpartition(".")[0], self.base[name]
+        codes = np.asarray(tensors[layer + CODES], np.float32)
         difference: NDArray[np.float32] = (codes @ self.base[name + BASIS]).reshape(own.shape)
-        return own + difference
+        return self.base[layer + GAMMA] * own + difference
+
+    def has(self, file: str) -> bool:
+        """Whether it has an optional file."""
+        return file in self.manifest.files
 
     def read(self, file: str) -> bytes:
         """One of its files, whole."""

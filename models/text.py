@@ -40,6 +40,15 @@ class TokenEmbeddings:
     truncated: bool
 
 
+@dataclass(frozen=True)
+class Word:
+    """Characters ``start`` to ``end`` of a text, and the places of its tokens (word pieces) among those of the text."""
+
+    start: int
+    end: int
+    tokens: tuple[int, ...]
+
+
 class TextEncoder:
     """A frozen encoder; ``encode`` may be called from several threads. Texts it knows are not encoded twice.
 
@@ -75,6 +84,16 @@ class TextEncoder:
     def is_truncated(self, text: str) -> bool:
         """Whether the text is longer than the encoder reads; without encoding it."""
         return bool(self._tokenizer.encode(text).overflowing)
+
+    def words(self, text: str) -> list[Word]:
+        """The words of a text that the encoder reads, in order; what is special to the encoder is in none."""
+        encoding = self._tokenizer.encode(text)
+        tokens: dict[int, list[int]] = {}
+        for token, word in enumerate(encoding.word_ids):
+            if word is not None:
+                tokens.setdefault(word, []).append(token)
+        spans = [(encoding.offsets[own[0]][0], encoding.offsets[own[-1]][1], tuple(own)) for own in tokens.values()]
+        return [Word(*span) for span in spans]
 
     def prepare(self) -> None:
         """Read the weights now, so that the first text does not wait for them."""

@@ -17,7 +17,7 @@ from fastapi.telemetry import TelemetryConfig
 
 from models.errors import ClassmithError
 from models.text import Encoders
-from service.api import errors, health, open_inference, open_inference_models, openapi, page, predict, tasks
+from service.api import errors, explain, health, open_inference, open_inference_models, openapi, page, predict, tasks
 from service.api.auth import Keyring
 from service.api.middleware.body_limit import BodyLimit
 from service.api.middleware.context import RequestContext
@@ -26,6 +26,7 @@ from service.api.state import Served
 from service.batching import Batcher
 from service.catalogue import read_catalogue
 from service.descriptions import DescriptionReader, prepare_encoders
+from service.explaining import Explainer
 from service.images import Intake
 from service.loading import Loader
 from service.pending import PendingGenerations
@@ -70,7 +71,8 @@ def create_app(settings: Settings, metrics: Metrics | None = None, tracing: Trac
         telemetry=NO_TELEMETRY,
     )
     app.state.served = None
-    for part in (predict, open_inference_models, open_inference, tasks, health, page):  # flat, the hot one first
+    parts = (predict, open_inference_models, open_inference, tasks, explain, health, page)
+    for part in parts:  # flat, the hot one first
         app.router.routes.extend(part.router.routes)
     errors.install(app)
     openapi.install(app, with_keys=bool(settings.api_keys or settings.api_keys_file))
@@ -107,7 +109,11 @@ async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics, tr
     stack.callback(intake.close)
     pending = _pending(stack, settings, generation, storage.tasks, metrics, _Warmer(sessions))
     specifier = Specifier(settings, catalogue, intake, DescriptionReader(encoders))
-    return Tasks(storage.tasks, storage.bundles, storage.keys, specifier, loader, pending, sessions, batcher, pool)
+    explainer = Explainer(loader, storage.generator, encoders, max_pixels=settings.max_image_pixels)
+    stack.callback(explainer.close)
+    return Tasks(
+        storage.tasks, storage.bundles, storage.keys, specifier, loader, pending, sessions, batcher, explainer, pool
+    )
 
 
 def _batcher(settings: Settings, metrics: Metrics) -> Batcher:

@@ -45,6 +45,8 @@ class Storage:
     generation: Generation
     prepare: Callable[[], None]
     closers: tuple[Callable[[], None], ...]
+    generator: OnnxGenerator
+    """The one of this process."""
 
     def close(self) -> None:
         """Close in order: who uses a store before the store."""
@@ -110,6 +112,7 @@ def _embedded(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator
         generation,
         _preparation(generator, catalogue),
         (generation.close, bundles.close, tasks.close),
+        generator,
     )
 
 
@@ -129,7 +132,7 @@ def _shared(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator, 
     except Unavailable as error:  # it may come up later; /readyz says no until then
         log.warning(error.message)
     closers = (generation.close, bundles.close, tasks.close, client.close, watching.close)
-    return Storage(tasks, bundles, keys, generation, _preparation(generator, catalogue), closers)
+    return Storage(tasks, bundles, keys, generation, _preparation(generator, catalogue), closers, generator)
 
 
 def _preparation(generator: OnnxGenerator, catalogue: Catalogue) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""The use cases, without a word of HTTP: create, get, list, delete, follow, predict, export."""
+"""The use cases, without a word of HTTP: create, get, list, delete, follow, predict, explain, export."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from time import perf_counter
 from typing import TypeVar
 
 from models.errors import ClassmithError, NotFound, QuotaExceeded, ReusedKey
+from models.explain import LayerChange
 from models.graph import self_contained
 from models.metamodel import MetaModel
 from models.task import TaskSpec, encode_recipe, task_id
 from service.batching import Batcher, Prediction
+from service.explaining import Explainer, Explanation
 from service.idempotency import IdempotencyStore, Remembered
 from service.images import check_pixels
 from service.loading import TASK_ID, Loader, unknown_task
@@ -50,6 +52,7 @@ class Tasks:
     pending: PendingGenerations
     sessions: SessionCache
     batcher: Batcher
+    explainer: Explainer
     pool: ThreadPoolExecutor
     statistics: Statistics = field(default_factory=Statistics)
 
@@ -123,6 +126,16 @@ class Tasks:
                 raise
             self.statistics.succeeded(tenant, ident, prediction, (perf_counter() - began_at) * 1e3)
             return prediction, session.header.class_names
+
+    async def explain(self, tenant: str, ident: str, image: bytes) -> Explanation:
+        """What carried the classifier's decision on an encoded image; raises what ``predict`` raises."""
+        await self.load(tenant, ident)
+        return await self.explainer.explain(tenant, ident, image)
+
+    async def changes(self, tenant: str, ident: str) -> list[LayerChange]:
+        """How far the task changed each layer of the base network that it adapts; raises what loading it raises."""
+        await self.load(tenant, ident)
+        return await self.explainer.changes(tenant, ident)
 
     async def load(self, tenant: str, ident: str) -> None:
         """Make a task's classifier ready in memory; raises what loading it raises."""

@@ -19,6 +19,31 @@ CONTROLS = {
     "shuffled_labels": "labels shuffled between classes",
     "pixels_nearest_centroid": "nearest centroid, raw pixels",
 }
+"""Rows of a meta-model that reads images alone."""
+DESCRIBED_CONTROLS = {
+    "generated": "**written network**",
+    "classification_layer_alone": "its classification layer, base as it is",
+    "task_agnostic_layers": "its classification layer, layers adapted task-agnostically (mean of codes)",
+    "words_alone": "words alone",
+    "images_alone": "images alone",
+    "weighted_sum": "words alone + images alone, best weighted sum",
+    "nearest_centroid": CONTROLS["nearest_centroid"],
+    "logistic_regression": CONTROLS["logistic_regression"],
+    "names_alone": "names, no descriptions †",
+    "names_withheld": "descriptions, no names †",
+    "shuffled": "classes shuffled †",
+    "random_text": "random words for descriptions †",
+}
+"""Rows of one that reads descriptions."""
+LABELS = CONTROLS | DESCRIBED_CONTROLS
+DAGGER = (
+    "† with the classification layer alone, to be held against that row where layers are adapted. Shuffled: each class "
+    "is given what belongs to another; random words: numbers for names, as many words drawn from all texts."
+)
+MET_IMAGENET = (
+    "**ImageNet, and so the images of most ordinary classes: it has met the classes that this card calls unseen, and "
+    "its figures are not zero-shot ones**"
+)
 
 
 def render(manifest: Manifest, evaluation: dict[str, Any]) -> str:
@@ -35,8 +60,11 @@ def render(manifest: Manifest, evaluation: dict[str, Any]) -> str:
 
 
 def column_name(column: dict[str, Any]) -> str:
-    """A short name of an evaluated column."""
+    """A short name of an evaluated column; ``given`` ("words", "words and images") is of described classes alone."""
     shape = column["shape"]
+    if "given" in column:
+        images = f"{shape['n_shot']} image{'s' if shape['n_shot'] > 1 else ''}"
+        return f"{shape['n_way']}-way, " + (f"words and {images} a class" if shape["n_shot"] else "words alone")
     unlabeled = f" + {shape['n_unlabeled']} unlabelled" if shape["n_unlabeled"] else ""
     return f"{shape['n_way']}-way {shape['n_shot']}-shot{unlabeled}, classes from {column['classes_from']}"
 
@@ -51,20 +79,58 @@ def _facts(manifest: Manifest, evaluation: dict[str, Any]) -> str:
             f"{size} x {size} px, {'grey' if manifest.preprocess.channels == 1 else 'colour'}, {manifest.domain}",
         ),
         ("classes", f"{manifest.min_classes} to {manifest.max_classes}"),
+        *_base_facts(training["config"], training.get("base"), training["train_data_digest"]),
         (
             "trained on",
             f"{_data_name(training)}, {training['train_classes']} classes (digest {training['train_data_digest']})",
         ),
         ("never seen in training", ", ".join(training["validation_groups"])),
-        (
-            "steps",
-            f"{training['steps']} of {training['config']['images_per_step']} images, seed {training['config']['seed']}",
-        ),
+        ("steps", f"{training['steps']} of {_step(training['config'])}, seed {training['config']['seed']}"),
         ("parameters of the generator", f"{training['n_parameters']:,}"),
         ("largest relative error, ONNX Runtime against PyTorch", f"{max(evaluation['parity'].values()):.1e}"),
         ("temperature, abstain below", f"{manifest.temperature}, {manifest.abstain_below}"),
     ]
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _step(config: dict[str, Any]) -> str:
+    """What one step of the training took."""
+    if "images_per_step" in config:
+        return f"{config['images_per_step']} images"
+    imagined = f" and {config['n_imagined']} imagined features" if config["n_imagined"] else ""
+    return f"{config['n_queries']} images{imagined}"
+
+
+def _base_facts(config: dict[str, Any], origin: dict[str, Any] | None, digest: str) -> list[tuple[str, str]]:
+    """The base, what it may have met, and who reads the texts; nothing of a method without a base."""
+    if "base" not in config:
+        return []
+    model, spec = config["model"], config["model"]["base"]
+    layers = "every layer" if "" in model["adapts"] else ", ".join(model["adapts"]) or "no layer but the classification"
+    read = "of each token" if config["embeddings"] == "contextual" else config["embeddings"]
+    rows = "; the generator also learnt from an ImageNet classifier's rows, of classes with a text but no image here"
+    return [
+        ("base", f"{spec['architecture']}, {spec['size']} px; adapted: {layers}"),
+        (
+            "what the base has met",
+            _met(origin, digest, classifier_rows=config["classifier_rows"]) + rows * config["classifier_rows"],
+        ),
+        (
+            "texts are read by",
+            f"{config['text_encoder']}, embeddings {read}, frozen; it has read much of what is written: a class is "
+            "unseen, its name is not",
+        ),
+    ]
+
+
+def _met(origin: dict[str, Any] | None, digest: str, *, classifier_rows: bool) -> str:
+    """The leak statement; ``origin`` is what ``pretrained.origin`` says of the base."""
+    if classifier_rows or (origin and origin["pretrained"]):
+        return MET_IMAGENET
+    if origin and origin["train_data_digest"] == digest:
+        return "the training classes alone, from random weights: an unseen class is unseen"
+    known = f"images of {origin['dataset']} (digest {origin['train_data_digest']})" if origin else "not recorded"
+    return f"{known}; whether classes that this card calls unseen were among them is **not known**"
 
 
 def _data_name(training: dict[str, Any]) -> str:
@@ -76,19 +142,28 @@ def _accuracy(columns: list[dict[str, Any]]) -> str:
     if not columns:
         return "Not evaluated yet: run `training evaluate`."
     head = "| accuracy, % | " + " | ".join(column_name(c) for c in columns) + " |"
+    described = "given" in columns[0]
     rows = [
         f"| {label} | " + " | ".join(_figure(c["accuracy"].get(name)) for c in columns) + " |"
-        for name, label in CONTROLS.items()
+        for name, label in (DESCRIBED_CONTROLS if described else CONTROLS).items()
         if any(name in c["accuracy"] for c in columns)
     ]
     chance = "| chance | " + " | ".join(str(c["chance"]) for c in columns) + " |"
     first = columns[0]
     note = (
-        f"Mean and 95 % interval over {first['n_episodes']} episodes of {first['n_classes']} unseen classes (data "
+        f"Mean and 95 % interval over {_counts(columns)} of {first['n_classes']} unseen classes (data "
         f"digest {first['data_digest']}, seed {first['seed']}); support and query disjoint; inductive: every image is "
         "answered on its own."
     )
-    return "\n".join(["## Accuracy", "", head, "|---" * (len(columns) + 1) + "|", *rows, chance, "", note])
+    notes = [note, "", DAGGER] if described else [note]
+    return "\n".join(["## Accuracy", "", head, "|---" * (len(columns) + 1) + "|", *rows, chance, "", *notes])
+
+
+def _counts(columns: list[dict[str, Any]]) -> str:
+    """How many episodes: those of the first column, and which others have another number."""
+    first = columns[0]["n_episodes"]
+    others = [f"{c['n_episodes']} {column_name(c)}" for c in columns if c["n_episodes"] != first]
+    return f"{first} episodes" + (f" ({'; '.join(others)})" if others else "")
 
 
 def _figure(figure: dict[str, float] | None) -> str:

@@ -52,6 +52,15 @@ def load(path: Path, model: nn.Module, optimizer: Optimizer | None = None) -> di
     return header
 
 
+def refuse_other(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where a run was begun with other settings; those that it does not know of are left."""
+    changed = [name for name, value in json.loads(json.dumps(wanted)).items() if saved.get(name, value) != value]
+    if changed:
+        raise CheckpointError(
+            f"{path} was trained with another {', '.join(changed)}; start a new run folder with --run."
+        )
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that it appears whole or not at all."""
     staging = path.with_name(f".{path.name}.partial")

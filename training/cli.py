@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_export_encoder(commands)
     _add_evaluate(commands)
+    _add_compare_words(commands)
     _add_report(commands)
     return parser
 
@@ -52,12 +53,13 @@ def _add_data(commands: Commands) -> None:
 
 
 def _add_fit(commands: Commands) -> None:
-    from training.configs import base, hypertransformer, n3
+    from training.configs import base, hypertransformer, n3, word_baselines
 
     fit = commands.add_parser("fit", help="train a meta-model, or a base network; run it again to resume")
     methods = fit.add_subparsers(required=True, metavar="METHOD")
     _add_method(methods, "hypertransformer", hypertransformer.CONFIGS, "support images -> a Conv-4")
     _add_method(methods, "n3", n3.CONFIGS, "descriptions, support images or both -> every layer of a base adapted")
+    _add_method(methods, "word-baselines", word_baselines.CONFIGS, "what n3 is compared with, on the base as it is")
     _add_method(methods, "base", base.CONFIGS, "a base network from scratch, for n3 to adapt")
 
 
@@ -73,7 +75,13 @@ def _add_method(methods: Commands, name: str, configs: Mapping[str, object], wha
     fit.add_argument("--seed", type=int, default=0)
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ...")
     fit.add_argument("--bf16", action="store_true", help="forward passes in bfloat16")
-    fit.set_defaults(run_command={"hypertransformer": _fit_hypertransformer, "n3": _fit_n3, "base": _fit_base}[name])
+    commands = {
+        "hypertransformer": _fit_hypertransformer,
+        "n3": _fit_n3,
+        "word-baselines": _fit_word_baselines,
+        "base": _fit_base,
+    }
+    fit.set_defaults(run_command=commands[name])
 
 
 def _add_export(commands: Commands) -> None:
@@ -105,7 +113,7 @@ def _add_evaluate(commands: Commands) -> None:
     evaluate.add_argument("meta_model", type=Path, help="an exported folder")
     evaluate.add_argument("--images", type=Path, help="a ZIP or folder of class folders")
     evaluate.add_argument("--ways", type=_positive, default=5)
-    evaluate.add_argument("--shots", type=_positive, default=1)
+    evaluate.add_argument("--shots", type=_count, default=1, help="images a class; 0: words alone")
     evaluate.add_argument("--queries", type=_positive, default=5, help="query images a class")
     evaluate.add_argument("--unlabeled", type=int, default=0, help="unlabelled support images a class")
     evaluate.add_argument("--within-group", action="store_true", help="all classes of a task from one parent folder")
@@ -115,6 +123,23 @@ def _add_evaluate(commands: Commands) -> None:
     evaluate.set_defaults(run_command=_evaluate)
 
 
+def _add_compare_words(commands: Commands) -> None:
+    compare = commands.add_parser(
+        "compare-words",
+        help="accuracy of `fit word-baselines` runs, side by side, as JSON",
+        description="The tasks, documents and images of `training evaluate`'s columns of words alone, so that what is "
+        "written stands beside an N3's figures (`training report --peers FILE`). Runs of one configuration are seeds.",
+    )
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a folder of `training fit word-baselines`")
+    compare.add_argument(
+        "--images", type=Path, help="the class folders the runs were trained on, if they were your own"
+    )
+    compare.add_argument("--episodes", type=_several, default=1000)
+    compare.add_argument("--seed", type=int, default=0)
+    compare.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    compare.set_defaults(run_command=_compare_words)
+
+
 def _add_report(commands: Commands) -> None:
     report = commands.add_parser("report", help="one HTML page of plots of all meta-models in a folder")
     report.add_argument("zoo", type=Path, help="a folder of meta-models, or one of them")
@@ -122,6 +147,7 @@ def _add_report(commands: Commands) -> None:
     report.add_argument("--images", type=Path, help="write weights for these class folders (default: validation)")
     report.add_argument("--run", type=Path, action="append", default=[], help="a folder of `training fit`")
     report.add_argument("--column", type=Path, action="append", default=[], help="a file of `training evaluate --out`")
+    report.add_argument("--peers", type=Path, action="append", default=[], help="a file of `training compare-words`")
     report.add_argument("--tasks", type=_positive, default=240, help="tasks in the map of weights")
     report.add_argument("--seed", type=int, default=0)
     report.set_defaults(run_command=_report)
@@ -156,9 +182,28 @@ def _fit_n3(arguments: argparse.Namespace) -> None:
     config = replace(CONFIGS[arguments.config](), seed=arguments.seed)
     config = replace(config, n_steps=arguments.steps or config.n_steps, bf16=arguments.bf16 or config.bf16)
     own = arguments.images
+    config = replace(config, classifier_rows=config.classifier_rows and not own)  # own classes have no row
     texts = descriptions.read_descriptions(descriptions.beside(own)) if own else None
     train, validation = DATASETS[config.dataset].split(own, size=config.model.base.size)
     _run_fit(arguments, config.bf16, lambda run, here: fit(config, train, validation, run, here, texts=texts))
+
+
+def _fit_word_baselines(arguments: argparse.Namespace) -> None:
+    from training.configs.word_baselines import CONFIGS
+    from training.data import DATASETS, descriptions
+    from training.recipes.word_baselines import fit
+
+    config = replace(CONFIGS[arguments.config](), seed=arguments.seed)
+    config = replace(config, n_steps=arguments.steps or config.n_steps)
+    own = arguments.images
+    texts = descriptions.read_descriptions(descriptions.beside(own)) if own else None
+    train, _ = DATASETS[config.dataset].split(own, size=config.base_spec.size)
+    _run_fit(
+        arguments,
+        arguments.bf16,
+        lambda run, here: fit(config, train, run, here, texts=texts),
+        then="training compare-words {run} --out FILE",
+    )
 
 
 def _fit_base(arguments: argparse.Namespace) -> None:
@@ -169,10 +214,17 @@ def _fit_base(arguments: argparse.Namespace) -> None:
     config = replace(CONFIGS[arguments.config](), seed=arguments.seed)
     config = replace(config, n_epochs=arguments.epochs or config.n_epochs, bf16=arguments.bf16 or config.bf16)
     train, validation = DATASETS[config.dataset].split(arguments.images, size=config.base.size)
-    _run_fit(arguments, config.bf16, lambda run, here: fit(config, train, validation, run, here))
+    then = "training fit n3, by a config that names it"
+    _run_fit(arguments, config.bf16, lambda run, here: fit(config, train, validation, run, here), then=then)
 
 
-def _run_fit(arguments: argparse.Namespace, bf16: bool, fit: Callable[[Path, Runtime], object]) -> None:
+def _run_fit(
+    arguments: argparse.Namespace,
+    bf16: bool,
+    fit: Callable[[Path, Runtime], object],
+    *,
+    then: str = "training export {run} --to FOLDER",
+) -> None:
     from training import runtime
 
     here = runtime.start(device=arguments.device, bf16=bf16)
@@ -182,7 +234,7 @@ def _run_fit(arguments: argparse.Namespace, bf16: bool, fit: Callable[[Path, Run
     finally:
         here.close()
     if here.is_main:
-        print(f"trained: {run}/checkpoint.safetensors; next: training export {run} --to FOLDER")
+        print(f"trained: {run}/checkpoint.safetensors; next: {then.format(run=run)}")
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -229,6 +281,24 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print(text)
 
 
+def _compare_words(arguments: argparse.Namespace) -> None:
+    from training.data import DATASETS, descriptions
+    from training.recipes.word_baselines import load_peer
+    from training.word_peers import compare, dataset_of
+
+    peers = [load_peer(run / "checkpoint.safetensors") for run in arguments.runs]
+    dataset, own = DATASETS[dataset_of(peers)], arguments.images
+    _, images = dataset.split(own, size=peers[0][0].config.base_spec.size)
+    texts = descriptions.read_descriptions(descriptions.beside(own)) if own else descriptions.of_dataset(dataset.name)
+    folder = arguments.runs[0].parent
+    compared = compare(peers, images, texts, folder, n_episodes=arguments.episodes, seed=arguments.seed)
+    runs = " ".join(map(str, arguments.runs))
+    compared["command"] = f"training compare-words {runs} --episodes {arguments.episodes} --seed {arguments.seed}"
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(compared, indent=1) + "\n")
+    print(f"wrote {arguments.out}")
+
+
 def _several(text: str) -> int:
     value = int(text)
     if value < 2:
@@ -243,11 +313,20 @@ def _positive(text: str) -> int:
     return value
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is less than nothing")
+    return value
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from training.report import write
     from training.subjects import Images, Options
 
     options = Options(Images(arguments.images), n_tasks=arguments.tasks, seed=arguments.seed)
-    n_shown = write(arguments.zoo, arguments.to, options, runs=arguments.run, columns=arguments.column)
+    n_shown = write(
+        arguments.zoo, arguments.to, options, runs=arguments.run, columns=arguments.column, peers=arguments.peers
+    )
     empty = "" if n_shown else f" (there is none in {arguments.zoo}; `training export` makes one)"
     print(f"wrote {arguments.to}: {n_shown} meta-models{empty}")

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-SHRINKAGE = 1.0
+SHRINKAGE = 0.3
 """Of the covariance within classes, towards the identity (in units of its mean eigenvalue)."""
 VARIANCE_SHRINKAGE = 0.3
-RIDGE, ROW_RIDGE, SHARPNESS = 1.0, 0.3, 2.0
+RIDGE, ROW_RIDGE, SHARPNESS = 1.0, 1.0, 2.0
 N_FOLDS = 5
 
 
@@ -30,6 +30,12 @@ class Projection:
     def __call__(self, raw: NDArray[np.floating]) -> Array:
         """Raw features ``(N, G)`` -> ``(N, F)``."""
         return unit(raw.astype(np.float64) - self.center) @ self.matrix.T + self.bias
+
+    @property
+    def rounded(self) -> Projection:
+        """As float32 keeps it, and so as a checkpoint does."""
+        parts = (np.asarray(part, np.float32).astype(np.float64) for part in (self.center, self.matrix, self.bias))
+        return Projection(*parts)
 
     def means_of_rows(self, rows: Array, raw: NDArray[np.floating], labels: NDArray[np.int64]) -> Array:
         """Projected class means that a trained linear classifier implies, for classes without images.
@@ -54,14 +60,18 @@ class Projection:
 
 @dataclass(frozen=True)
 class Regression:
-    """Gaussian-kernel ridge regression: remembered texts ``(M, D)`` and their coefficients ``(M, F)``."""
+    """Gaussian-kernel ridge regression: remembered texts ``(M, D)``, around their ``middle`` ``(D,)``.
 
+    ``coefficients`` ``(M, F)``.
+    """
+
+    middle: Array
     texts: Array
     coefficients: Array
 
     def __call__(self, texts: Array) -> Array:
         """Unit embeddings ``(N, D)`` -> means ``(N, F)``."""
-        return kernel(texts, self.texts) @ self.coefficients
+        return kernel(unit(texts - self.middle), self.texts) @ self.coefficients
 
 
 def unit(x: NDArray[np.floating]) -> Array:
@@ -94,10 +104,26 @@ def fit_projection(raw: NDArray[np.floating], labels: NDArray[np.int64], n_featu
 
 
 def fit_regression(texts: Array, means: Array) -> Regression:
-    """Texts ``(A, V, D)`` of classes and their means ``(A, F)`` -> the regression that remembers all of them."""
-    flat, values = texts.reshape(-1, texts.shape[-1]), means.repeat(texts.shape[1], axis=0)
-    gram = kernel(flat, flat) + RIDGE * np.eye(len(flat))
-    return Regression(flat, np.asarray(np.linalg.solve(gram, values), np.float64))
+    """Texts ``(A, V, D)`` of classes and their means ``(A, F)`` -> the regression that remembers all of them.
+
+    Only directions are learned: every mean counts as if it had the length that they have on average.
+    """
+    flat = texts.reshape(-1, texts.shape[-1])
+    middle = flat.mean(axis=0)
+    remembered = unit(flat - middle)
+    values = (unit(means) * np.linalg.norm(means, axis=1).mean()).repeat(texts.shape[1], axis=0)
+    gram = kernel(remembered, remembered) + RIDGE * np.eye(len(flat))
+    return Regression(middle, remembered, np.asarray(np.linalg.solve(gram, values), np.float64))
+
+
+def best_scale(features: NDArray[np.floating], means: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+    """By what to multiply cosines with features ``(N, F)``, of unit means ``(C, F)``, for the least cross-entropy."""
+    cosines = features @ unit(means).T
+    scales = np.geomspace(0.1, 100, 61)
+    logs = (np.log(np.exp(s * (cosines - cosines.max(1, keepdims=True))).sum(1)) + s * cosines.max(1) for s in scales)
+    own = cosines[np.arange(len(labels)), labels]
+    losses = [float((log - s * own).mean()) for s, log in zip(scales, logs, strict=True)]
+    return float(scales[int(np.argmin(losses))])
 
 
 def variance(deviations: Array) -> Array:

@@ -78,7 +78,14 @@ def _described(
 def evaluate_images(
     meta_model: MetaModel, source: Path, shape: EpisodeShape, *, within_group: bool, n_episodes: int, seed: int
 ) -> dict[str, Any]:
-    """One column on any class-by-folder images, and their ``descriptions.json`` where words are read."""
+    """One column on any class-by-folder images, and their ``descriptions.json`` where words are read.
+
+    Raises DataError where the meta-model reads no words and is to get no image, or the other way round.
+    """
+    if not shape.n_shot and not meta_model.manifest.accepts_descriptions:
+        raise DataError(f"{meta_model.name} reads images alone; give it --shots 1 or more.")
+    if shape.n_shot and not meta_model.manifest.accepts_images:
+        raise DataError(f"{meta_model.name} reads words alone; evaluate it with --shots 0.")
     images = read_images(source, meta_model.manifest.preprocess)
     if meta_model.manifest.accepts_descriptions:
         texts = descriptions.read_descriptions(descriptions.beside(source))

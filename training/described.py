@@ -51,6 +51,8 @@ class Task:
     """What a generator is given of K classes, and who they are among the A."""
 
     classes: NDArray[np.int64]
+    support: NDArray[np.int64]
+    """Which images ``features`` are of; none where these are imagined."""
     tokens: Tensor
     token_mask: Tensor
     features: Tensor
@@ -78,12 +80,17 @@ def prepare(
     texts: dict[str, descriptions.ClassTexts],
     unseen: set[str],
     runtime: Runtime,
+    *,
+    projection: forms.Projection | None = None,
 ) -> tuple[Material, N3]:
-    """The material, and a model in which all that has a closed form is fitted. ``unseen`` classes are in neither."""
-    raw = raw_features(base, train.pixels, runtime)
-    projection = forms.fit_projection(raw, train.labels, config.model.n_features)
-    features = projection(raw)
+    """The material, and a model in which all that has a closed form is fitted. ``unseen`` classes are in neither.
+
+    ``projection``: of a run that goes on. Its axes are found up to sign, and anew on each machine.
+    """
     known = [*descriptions.in_order(train.class_names, texts)]
+    raw = raw_features(base, train.pixels, runtime)
+    projection = projection or forms.fit_projection(raw, train.labels, config.model.n_features).rounded
+    features = projection(raw)
     means = forms.class_means(features, train.labels)
     if config.classifier_rows:
         further = sorted(set(class_indices()) - unseen - set(train.class_names))
@@ -105,24 +112,26 @@ def prepare(
 def draw_task(material: Material, config: Config, rng: np.random.Generator, *, imagined: bool) -> Task:
     """A task of classes with images, or (``imagined``) of any, whose images are drawn around the classes' means."""
     n_classes = len(material.means) if imagined else material.images.n_classes
-    n_way = int(rng.integers(config.ways[0], min(config.ways[1], n_classes) + 1))
-    classes = rng.permutation(n_classes)[:n_way]
-    shots = rng.choice(config.shots, n_way) if rng.random() < 0.25 else np.full(n_way, rng.choice(config.shots))
-    silent = bool(shots.min() > 0 and rng.random() < config.without_text)
-    documents = rng.integers(config.n_documents, size=n_way)
-    chosen = [None if silent else (int(k), int(v)) for k, v in zip(classes, documents, strict=True)]
-    support = [_support(material, k, int(n), rng, imagined=imagined) for k, n in zip(classes, shots, strict=True)]
-    prior = np.zeros_like(material.means[classes]) if silent else material.priors[classes, documents]
-    tokens, token_mask = material.texts.padded(chosen)
-    features, feature_mask = pad(support)
-    arrays = (tokens, token_mask, features, feature_mask, prior)
-    return Task(classes, *(torch.from_numpy(array) for array in arrays))
+    n_most = min(config.ways[1], n_classes)
+    classes = rng.permutation(n_classes)[: int(rng.integers(min(config.ways[0], n_most), n_most + 1))]
+    shots = _shots(material, config, classes, rng, imagined=imagined)
+    silent = (shots > 0) & (rng.random() < config.without_text)
+    documents = rng.integers(config.n_documents, size=len(classes))
+    chosen = [None if mute else (int(k), int(v)) for k, v, mute in zip(classes, documents, silent, strict=True)]
+    if imagined:
+        support, rows = [], [imagine(material, np.full(n, k), rng).numpy() for k, n in zip(classes, shots, strict=True)]
+    else:
+        support = [rng.permutation(material.images.indices[k])[:n] for k, n in zip(classes, shots, strict=True)]
+        rows = [material.features[own] for own in support]
+    arrays = (*material.texts.padded(chosen), *pad(rows), material.priors[classes, documents])
+    return Task(classes, np.concatenate([np.zeros(0, np.int64), *support]), *map(torch.from_numpy, arrays))
 
 
 def draw_queries(material: Material, task: Task, n_queries: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Indices ``(Q,)`` of images of the task's classes, about as many of each."""
+    """Indices ``(Q,)`` of images of the task's classes, as many of each, none of them in its support."""
     per_class = max(1, n_queries // len(task.classes))
-    return np.concatenate([rng.choice(material.images.indices[k], per_class) for k in task.classes])
+    others = [np.setdiff1d(material.images.indices[k], task.support) for k in task.classes]
+    return np.concatenate([rng.choice(own, per_class, replace=len(own) < per_class) for own in others])
 
 
 def imagine(material: Material, classes: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
@@ -141,12 +150,13 @@ def pad(rows: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArr
     return padded, mask
 
 
-def _support(
-    material: Material, class_: int, n_images: int, rng: np.random.Generator, *, imagined: bool
-) -> NDArray[np.float32]:
-    if imagined:
-        return np.asarray(imagine(material, np.full(n_images, class_), rng))
-    return np.asarray(material.features[rng.choice(material.images.indices[class_], n_images)])
+def _shots(
+    material: Material, config: Config, classes: NDArray[np.int64], rng: np.random.Generator, *, imagined: bool
+) -> NDArray[np.int64]:
+    """Images of each class, the same in most tasks; as many at most as leave one to ask about."""
+    n_drawn = len(classes) if rng.random() < 0.25 else 1
+    shots = np.resize(rng.choice(config.shots, n_drawn), len(classes))
+    return shots if imagined else np.minimum(shots, [len(material.images.indices[k]) - 1 for k in classes])
 
 
 def _means_by_rows(
@@ -171,20 +181,23 @@ def _cross_fitted(texts: NDArray[np.float64], means: NDArray[np.float64]) -> NDA
 
 def _fitted_model(config: Config, base: Base, projection: forms.Projection, material: Material) -> N3:
     regression = forms.fit_regression(material.texts.means[:, :N_REMEMBERED], material.means.astype(np.float64))
-    model = N3(replace(config.model, n_remembered=len(regression.texts)))
+    n_remembered, token_dim = regression.texts.shape
+    model = N3(replace(config.model, n_remembered=n_remembered, token_dim=token_dim))
     model.target.base.load_state_dict(base.state_dict())
     model.start_decoders()
-    n_real = material.images.n_classes
+    n_real, labels = material.images.n_classes, material.images.labels
     unexplained = (material.means - material.priors[:, 0])[:n_real]
     variances = [forms.variance(found.astype(np.float64)) for found in (material.means[:n_real], unexplained)]
     fitted = {
         "target.center": projection.center,
         "target.projection.weight": projection.matrix,
         "target.projection.bias": projection.bias,
+        "regression.middle": regression.middle,
         "regression.texts": regression.texts,
         "regression.coefficients": regression.coefficients,
+        "regression.sharpness": forms.SHARPNESS,
         "fusion.log_variance": np.log(np.stack(variances) / material.spread**2),
-        "log_scale": np.log(1 / material.spread**2),
+        "log_scale": np.log(forms.best_scale(material.features[::7], material.priors[:n_real, 0], labels[::7])),
     }
     model.load_state_dict({name: torch.as_tensor(v, dtype=torch.float32) for name, v in fitted.items()}, strict=False)
     return model

@@ -26,7 +26,7 @@ from training import metrics
 from training.baselines import logistic_regression, nearest_centroid
 from training.data.descriptions import ClassTexts, draw_document, in_order
 from training.data.folders import ImageSet
-from training.episodes import Episode, EpisodeShape, sample
+from training.episodes import Episode, EpisodeShape, sample, shrink
 from training.evaluate import hardware
 
 N_AGNOSTIC, N_UNKNOWN = 30, 10
@@ -100,19 +100,27 @@ class Subject:
     def features(self) -> NDArray[np.float32]:
         """Of every image by the base as it is, ``(N, F)``; computed once."""
         if self._features is None:
-            specs = self.meta_model.manifest.tensors
-            nothing = {n: np.zeros(s.shape_for(2), np.float32) for n, s in specs.items() if s.source == "bundle"}
-            session, pixels = self._session(nothing), self.images.pixels
-            runs = (session.run([FEATURES], {INPUT: pixels[i : i + 64]})[0] for i in range(0, len(pixels), 64))
-            self._features = np.concatenate(list(runs))
+            self._features = self.features_by(None, np.arange(len(self.images.pixels)))
         return self._features
 
+    def features_by(self, tensors: Tensors | None, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Of some images, ``(Q, F)``, by the network that was made for the task; None: by the base as it is."""
+        n_way = self.meta_model.manifest.min_classes
+        if tensors is None:
+            session = make_session(self._skeleton(n_way), self.meta_model.weights_before_tasks())
+        else:
+            session = self._session(tensors)
+        runs = [chosen[i : i + 64] for i in range(0, len(chosen), 64)]
+        return np.concatenate([session.run([FEATURES], {INPUT: self.images.pixels[run]})[0] for run in runs])
+
     def _session(self, tensors: Tensors) -> Any:
-        n_way = len(tensors["logits.bias"])
+        return make_session(self._skeleton(len(tensors["logits.bias"])), self.meta_model.weights(tensors))
+
+    def _skeleton(self, n_way: int) -> bytes:
         if n_way not in self._skeletons:
             skeleton = self.meta_model.read("skeleton.onnx")
             self._skeletons[n_way] = skeleton_for(skeleton, self.meta_model.manifest, n_way)
-        return make_session(self._skeletons[n_way], self.meta_model.weights(tensors))
+        return self._skeletons[n_way]
 
 
 def evaluate(
@@ -131,7 +139,8 @@ def evaluate(
         subject.learn_agnostic([_specs(subject, sample(images, shape, rng), Words(), rng) for _ in range(N_AGNOSTIC)])
     scores: dict[str, list[float]] = {}
     logits, labels, unknown = [], [], []
-    for _ in tqdm(range(n_episodes), disable=not progress, desc=meta_model.name, mininterval=5.0):
+    for number in tqdm(range(n_episodes), disable=not progress, desc=meta_model.name, mininterval=5.0):
+        rng = np.random.default_rng([seed, number])  # the same tasks and documents for every method
         episode = sample(images, shape, rng)
         answers, own, others = _answer(subject, episode, shape, rng)
         for name, predicted in answers.items():
@@ -164,7 +173,7 @@ def calibrate(
     """Temperature and abstention threshold, chosen on validation classes over the kinds of task users bring."""
     rng, subject = np.random.default_rng(seed), Subject(meta_model, images, texts)
     logits, labels, unknown = [], [], []
-    for shape in CALIBRATION if meta_model.manifest.accepts_images else CALIBRATION[:2]:
+    for shape in _calibration_shapes(images, shots=meta_model.manifest.accepts_images):
         for _ in range(n_episodes):
             episode = sample(images, shape, rng)
             tensors = subject.write(_specs(subject, episode, Words(), rng))
@@ -176,6 +185,13 @@ def calibrate(
     good = [z.argmax(-1) == y for z, y in zip(logits, labels, strict=True)]
     good += [np.zeros(len(z), bool) for z in unknown]
     return temperature, metrics.fit_abstention(np.concatenate(top), np.concatenate(good))
+
+
+def _calibration_shapes(images: ImageSet, *, shots: bool) -> list[EpisodeShape]:
+    """As far as the classes go, with one to spare: its images are the unknown ones."""
+    most = max(2, images.n_classes - 1)
+    shapes = [shape for shape in CALIBRATION if shots or not shape.n_shot]
+    return list(dict.fromkeys(shrink(replace(s, n_way=min(s.n_way, most)), images) for s in shapes))
 
 
 def _answer(

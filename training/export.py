@@ -12,7 +12,7 @@ from models import export_hypertransformer, export_n3, metamodel
 from models.errors import InvalidMetaModel
 from models.metamodel import NAME_PATTERN, Manifest, MetaModel
 from models.methods.hypertransformer import HyperTransformer
-from training import checkpoint, described_tasks
+from training import checkpoint, described_tasks, pretrained
 from training.checkpoint import write_text
 from training.data import DATASETS, descriptions
 from training.data.dataset import Dataset
@@ -44,6 +44,7 @@ def export(run: Path, folder: Path, *, images: Path | None = None, summary: str 
     _check_name(folder.name)
     path = run / "checkpoint.safetensors"
     header = checkpoint.read_header(path)
+    _check_run(header, path)
     dataset = DATASETS[header["config"]["dataset"]]
     is_n3 = header["method"] == n3.METHOD
     train, validation = dataset.split(images, size=header["config"]["model"]["base"]["size"] if is_n3 else None)
@@ -70,6 +71,21 @@ def export(run: Path, folder: Path, *, images: Path | None = None, summary: str 
 def _check_name(name: str) -> None:
     if not re.fullmatch(NAME_PATTERN, name):
         raise InvalidMetaModel(f"{name!r} cannot name a meta-model; use small letters, digits and hyphens.")
+
+
+def _check_run(header: dict[str, Any], path: Path) -> None:
+    """Raise CheckpointError where a run is of no method, or its generator reads what the service does not give."""
+    if header.get("method") not in (n3.METHOD, hypertransformer.METHOD):
+        remedy = "`training fit n3`, by a config that names it, makes a meta-model of a base"
+        raise checkpoint.CheckpointError(
+            f"{path} is of no method that can be exported ({header.get('method')}); {remedy}."
+        )
+    embeddings = header["config"].get("embeddings", "contextual")
+    if embeddings != "contextual":
+        remedy = "its accuracies on unseen classes are in log.jsonl; to export, fit a config of contextual ones"
+        raise checkpoint.CheckpointError(
+            f"{path} learned from {embeddings} embeddings, which no service makes; {remedy}."
+        )
 
 
 def _check_data(header: dict[str, Any], train: ImageSet) -> None:
@@ -150,13 +166,14 @@ def _calibration_shapes(config: dict[str, Any], validation: ImageSet) -> list[Ep
 
 
 def _training_facts(header: dict[str, Any], draft: Draft, train: ImageSet, validation: ImageSet) -> dict[str, Any]:
-    groups = set(validation.groups)
+    groups, config = set(validation.groups), header["config"]
     unseen = groups if groups.isdisjoint(train.groups) else set(validation.class_names)
     return {
-        "config": header["config"],
+        "config": config,
         "steps": header["step"],
         "n_parameters": draft.n_parameters,
         "train_classes": train.n_classes,
         "train_data_digest": train.digest,
         "validation_groups": sorted(unseen),
+        **({"base": pretrained.origin(config["base"])} if "base" in config else {}),
     }

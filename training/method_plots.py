@@ -1,30 +1,29 @@
 """Plots that only some methods have: of the weights a generator writes, and of what happens inside a run's checkpoint.
 
-The place for the next method's. A line in METHOD_PLOTS names, for a method of a manifest, functions ``(Subject,
-Options) -> Plot``; a line in RUN_PLOTS, for a method of a checkpoint, functions ``(Run, Options) -> Plot``. N3, for
-example, would bring ``"n3": (adaptation_magnitudes, confusion_matrix, mixing)``: magnitudes from the bundles it
-writes, gamma and mu from its base tensors, and the confusion matrix from a field that `training evaluate` first has to
-write. The drawing goes to plots.py, what has to be computed for it to probes.py; a function that can't draw raises
-DataError, CheckpointError or a ClassmithError that says what is missing. What rests on evaluation.json alone is drawn
-for every method, in report.py.
+A line in METHOD_PLOTS names, for a method of a manifest, functions ``(Subject, Options) -> Plot``; a line in RUN_PLOTS,
+for a method of a checkpoint, functions ``(Run, Options) -> Plot``. N3's are in n3_plots.py. The drawing goes to
+plots.py, what has to be computed for it to probes.py (n3_probes.py); a function that can't draw raises DataError,
+CheckpointError or a ClassmithError that says what is missing. What rests on evaluation.json alone is drawn for every
+method, in report.py.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from training import plots, probes
+from training import n3_plots, plots, probes
 from training.checkpoint import read_header
 from training.data import DATASETS
-from training.data.folders import DataError, ImageSet
+from training.data.folders import ImageSet
 from training.episodes import EpisodeShape, shrink
 from training.page import Plot
+from training.recipes import n3
 from training.recipes.hypertransformer import N_VALIDATION_STEPS, N_VALIDATION_TASKS, load_model
-from training.subjects import Options, Run, Subject
+from training.subjects import Options, Run, Subject, read_log
 
 
 def two_tasks(subject: Subject, options: Options) -> Plot:
@@ -88,29 +87,40 @@ def attention(run: Run, options: Options) -> Plot:
 
 def training_curves(run: Run, _: Options) -> Plot:
     """The training curves from the run's log; of steps that were repeated after a resume, the last."""
-    path = run.folder / "log.jsonl"
-    try:
-        entries = {entry["step"]: entry for entry in map(json.loads, path.read_text().splitlines())}
-        steps = sorted(entries)
-        losses = [entries[step]["loss"] for step in steps]
-        accuracies = [round(100 * entries[step]["validation_accuracy"], 2) for step in steps]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a log of `training fit` ({error}).") from error
-    if not steps:
-        raise DataError(f"{path} is still empty; its first line comes with the first validation.")
-    last = f"after {steps[-1]} steps, loss {losses[-1]}, validation accuracy {accuracies[-1]} %"
     header = read_header(run.folder / "checkpoint.safetensors")
+    named = VALIDATED[header["method"]]
+    entries = read_log(run.folder, ("step", *named))
+    steps = [int(entry["step"]) for entry in entries]
+    losses = [entry.get("loss") for entry in entries]
+    accuracies = {label: [round(100 * entry[key], 2) for entry in entries] for key, label in named.items()}
+    found = ", ".join(f"{label} {values[-1]} %" for label, values in accuracies.items())
+    last = f"after {steps[-1]} steps, loss {losses[-1]}, {found}"
     caption = (
-        f"Running mean of the training loss, and accuracy on {N_VALIDATION_STEPS * N_VALIDATION_TASKS} fixed episodes "
+        f"Running mean of the training loss, and accuracy on {VALIDATION_TASKS[header['method']]} "
         f"of validation classes; {last}. Seed {header['config']['seed']}, training data digest "
         f"{header.get('train_data_digest', 'not recorded')}."
     )
-    figure = plots.training_curves(steps, losses, accuracies)
+    figure = plots.training_curves(steps, [math.nan if loss is None else loss for loss in losses], accuracies)
     return Plot("Training curves", plots.to_svg(figure), f"Training curves; {last}.", caption)
 
 
-METHOD_PLOTS: dict[str, tuple[Callable[[Subject, Options], Plot], ...]] = {"hypertransformer": (two_tasks, weight_map)}
-RUN_PLOTS: dict[str, tuple[Callable[[Run, Options], Plot], ...]] = {"hypertransformer": (training_curves, attention)}
+VALIDATED = {
+    "hypertransformer": {"validation_accuracy": "validation accuracy"},
+    "n3": {"adapted": "every layer as written", "base": "classification layer alone"},
+}
+"""Of a method's log: which fields are accuracies, and of what."""
+VALIDATION_TASKS = {
+    "hypertransformer": f"{N_VALIDATION_STEPS * N_VALIDATION_TASKS} fixed episodes",
+    "n3": f"{n3.N_VALIDATION_TASKS} fixed {n3.VALIDATION_WAYS}-way episodes, words alone,",
+}
+METHOD_PLOTS: dict[str, tuple[Callable[[Subject, Options], Plot], ...]] = {
+    "hypertransformer": (two_tasks, weight_map),
+    "n3": (n3_plots.magnitudes, n3_plots.before_and_after, n3_plots.confusion),
+}
+RUN_PLOTS: dict[str, tuple[Callable[[Run, Options], Plot], ...]] = {
+    "hypertransformer": (training_curves, attention),
+    "n3": (training_curves,),
+}
 
 
 def _drawn_from(images: ImageSet, options: Options, n_tasks: int) -> str:

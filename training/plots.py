@@ -39,7 +39,7 @@ LOOKS: tuple[dict[str, Any], ...] = (
 """Of published figures, which are none of ours."""
 SIGNED = "PuOr"
 INTENSITY = LinearSegmentedColormap.from_list("intensity", ["#ffffff", SKY, BLUE, "#001a2c"])
-FLOORS = ("pixels_nearest_centroid", "task_agnostic", "shuffled_labels")
+FLOORS = ("pixels_nearest_centroid", "task_agnostic", "shuffled_labels", "shuffled", "random_text")
 """Controls that are drawn in a lower strip of their own, so that the upper one can show small differences."""
 SERIES = ("generated", "nearest_centroid", "logistic_regression", "task_agnostic_convolutions_nearest_centroid")
 MAX_SLICES = 16
@@ -237,20 +237,84 @@ def attention(
     return figure
 
 
-def training_curves(steps: Sequence[int], losses: Sequence[float], accuracies: Sequence[float]) -> Figure:
-    """Training loss and validation accuracy (percent) against steps."""
+def training_curves(steps: Sequence[int], losses: Sequence[float], accuracies: Mapping[str, Sequence[float]]) -> Figure:
+    """Training loss and validation accuracies (percent, by what they are of) against steps."""
     figure = Figure(figsize=(WIDTH, 4.2))
     upper, lower = figure.subplots(2, 1, sharex=True)
     upper.plot(steps, losses, color=VERMILION, marker=".")
-    lower.plot(steps, accuracies, color=BLUE, marker=".")
+    for (name, values), colour in zip(accuracies.items(), (BLUE, GREEN), strict=False):
+        lower.plot(steps, values, color=colour, marker=".", label=name)
+    if len(accuracies) > 1:
+        lower.legend()
     upper.set(ylabel="training loss", ylim=(0, None))
     lower.set(xlabel="step", ylabel="validation accuracy, %")
     return figure
 
 
+def magnitudes(layers: Sequence[str], kinds: Sequence[str], mean: Array, deviation: Array) -> Figure:
+    """How much each layer changes (percent of its weight, with its deviation over tasks), and each kind of layer."""
+    order = list(dict.fromkeys(kinds))
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.17 * len(layers) + 0.3 * len(order)))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[0.17 * len(layers) + 0.2, 0.3 * len(order) + 0.2])
+    colours = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(order)}
+    places = range(len(layers))
+    upper.barh(places, mean, xerr=deviation, color=[colours[kind] for kind in kinds], error_kw={"linewidth": 0.8})
+    upper.set_yticks(places, layers, fontsize=6)
+    by_kind = [float(np.mean([m for m, k in zip(mean, kinds, strict=True) if k == kind])) for kind in order]
+    lower.barh(range(len(order)), by_kind, color=[colours[kind] for kind in order])
+    lower.set_yticks(range(len(order)), order)
+    for axes in (upper, lower):
+        axes.invert_yaxis()
+    lower.set_xlabel("change, % of the length of the base's weight")
+    return figure
+
+
+def before_and_after(before: Array, after: Array, labels: NDArray[np.int64], names: Sequence[str]) -> Figure:
+    """Positions ``(Q, 2)`` of the same images before and after the adaptation, marked by their class ``(Q,)``."""
+    figure = Figure(figsize=(WIDTH, 3.4))
+    for axes, positions, title in zip(figure.subplots(1, 2), (before, after), ("before", "after"), strict=True):
+        for k, name in enumerate(names):
+            points = positions[labels == k]
+            look = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[(k + k // len(COLOURS)) % len(MARKERS)]}
+            label = name if title == "before" else None
+            axes.scatter(points[:, 0], points[:, 1], 9, alpha=0.8, linewidths=0, label=label, **look)
+        axes.set_title(title)
+        _bare(axes)
+    figure.legend(loc="outside lower left", ncols=2)
+    return figure
+
+
+def confusion(shares: Array, names: Sequence[str]) -> Figure:
+    """Shares ``(K, K)``: true classes down, answers across; the darker, the more of the true class's images."""
+    figure = Figure(figsize=(WIDTH, WIDTH + 0.3))
+    axes = figure.subplots()
+    axes.imshow(shares, cmap=INTENSITY, vmin=0, vmax=1, interpolation="nearest")
+    size = min(8.0, 170 / len(names))
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.grid(False)
+    axes.set(xlabel="answer", ylabel="true class")
+    return figure
+
+
+def bars(groups: Mapping[str, Sequence[tuple[str, float, float]]]) -> Figure:
+    """For each title bars of (label, percent, half interval or nan), one axes under another."""
+    heights = [0.35 + 0.24 * len(rows) for rows in groups.values()]
+    figure = Figure(figsize=(WIDTH, 0.3 + sum(heights)))
+    drawn = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (title, rows) in zip(drawn, groups.items(), strict=True):
+        labels, values, halves = zip(*rows, strict=True)
+        axes.barh(range(len(rows)), values, xerr=np.nan_to_num(halves), color=BLUE, error_kw={"linewidth": 0.8})
+        axes.set_yticks(range(len(rows)), labels, fontsize=7)
+        axes.invert_yaxis()
+        axes.set_title(title)
+    drawn[-1].set_xlabel("accuracy, %")
+    return figure
+
+
 def label_of(name: str) -> str:
     """A control's name in words."""
-    return card.CONTROLS.get(name, name.replace("_", " ")).strip("*")
+    return card.LABELS.get(name, name.replace("_", " ")).strip("*† ")
 
 
 def in_order(names: Iterable[str]) -> list[str]:

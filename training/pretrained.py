@@ -6,6 +6,7 @@ What such a network has met is not known to us class by class: a meta-model on t
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from models.nn.bases import Base, BaseSpec, Classifier, fold, unfolded
 from training import checkpoint
 from training.data.folders import DataError, data_root
 
+BASE = "base"
+"""The method of a checkpoint of `training fit base`."""
 IMAGENET_MOBILENET = "mobilenet_v2_1.0_224_folded_fp16.npz"
 
 
@@ -24,6 +27,7 @@ def read_base(source: str, spec: BaseSpec) -> Base:
 
     Raises DataError or CheckpointError where it is not there, or of another architecture.
     """
+    _check_statistics(source, spec)
     base = Base(spec)
     if source == "imagenet-mobilenet":
         _copy(base, _mobilenet_arrays())
@@ -34,6 +38,22 @@ def read_base(source: str, spec: BaseSpec) -> Base:
     return base
 
 
+def origin(source: str) -> dict[str, Any]:
+    """What a base that ``read_base`` takes was made of: ``pretrained`` (empty: from random weights), and on what.
+
+    Raises CheckpointError where it is a path and no checkpoint.
+    """
+    if source in ("imagenet-mobilenet", "torchvision"):
+        return {"pretrained": source, "dataset": "imagenet", "train_data_digest": None}
+    header = checkpoint.read_header(Path(source))
+    config = header["config"]
+    return {
+        "pretrained": config["pretrained"],
+        "dataset": config["dataset"],
+        "train_data_digest": header["train_data_digest"],
+    }
+
+
 def classifier_rows() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The ImageNet MobileNetV2's own classification layer, by class index: ``(1000, 1280)`` and ``(1000,)``."""
     with np.load(_mobilenet_path()) as arrays:
@@ -41,14 +61,27 @@ def classifier_rows() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return weight.reshape(1001, -1)[1:], bias[1:]  # the first is "background"
 
 
+def _check_statistics(source: str, spec: BaseSpec) -> None:
+    if (source, spec.architecture) == ("torchvision", "googlenet") and spec.pixel_mean != (0.5, 0.5, 0.5):
+        raise DataError("Torchvision's GoogLeNet takes pixels of mean and deviation 0.5; give its BaseSpec these.")
+
+
 def _trained_here(path: Path, spec: BaseSpec) -> nn.Module:
     header = checkpoint.read_header(path)
-    folded = bool(header["config"]["pretrained"])
-    if header["config"]["base"]["architecture"] != spec.architecture:
-        raise checkpoint.CheckpointError(f"{path} is no {spec.architecture}; give the base that the config names.")
+    if header.get("method") != BASE:
+        raise checkpoint.CheckpointError(f"{path} is no base network; `training fit base` makes one.")
+    saved, folded = BaseSpec(**header["config"]["base"]), bool(header["config"]["pretrained"])
+    if saved.architecture != spec.architecture:
+        raise checkpoint.CheckpointError(
+            f"{path} is a {saved.architecture}, no {spec.architecture}; give the base that the config names."
+        )
     model = Classifier(spec, int(header["n_classes"]), folded=folded)
     checkpoint.load(path, model)
-    return model.network if folded else fold(model.network)
+    if folded:
+        return model.network
+    plain, _ = unfolded(spec.architecture)  # of the same names, its padding the ordinary one, which folds
+    plain.load_state_dict(model.network.state_dict())
+    return fold(plain)
 
 
 def _mobilenet_path() -> Path:

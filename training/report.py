@@ -14,7 +14,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from models.errors import ClassmithError
-from training import plots
+from training import ablations, plots
 from training.checkpoint import CheckpointError, read_header, write_text
 from training.data.folders import DataError
 from training.method_plots import METHOD_PLOTS, RUN_PLOTS
@@ -26,7 +26,7 @@ from training.subjects import Column, Options, Run, Subject, read_subjects
 What = TypeVar("What", Subject, Run)
 TITLE = "Meta-models: what they do"
 INTRODUCTION = (
-    "A meta-model writes a small neural network for a task from a few images of each class. Here every image is "
+    "A meta-model writes a neural network for a task from a few images of each class, or from words. Here every image is "
     "answered on its own (inductive), support and query images are disjoint, and each figure stands beside its "
     "controls."
 )
@@ -39,18 +39,22 @@ def write(
     *,
     runs: Sequence[Path] = (),
     columns: Sequence[Path] = (),
+    peers: Sequence[Path] = (),
     progress: bool = True,
 ) -> int:
     """Write the page, whole or not at all; returns how many meta-models it shows.
 
-    ``zoo``: a folder of meta-models, or one of them; ``columns``: files of `training evaluate --images ... --out`.
+    ``zoo``: a folder of meta-models, or one of them; ``columns``: files of `training evaluate --images ... --out`;
+    ``peers``: of `training compare-words`.
     Raises DataError where ``zoo`` or a column can't be read, InvalidMetaModel for a broken meta-model.
     """
     subjects = read_subjects(zoo, columns)
     with plots.style():
+        compared = ablations.section(subjects, [Run(path) for path in runs], peers)
         sections = [
             _overview(subjects, zoo),
-            _accuracy(subjects),
+            *([_accuracy(subjects)] if _have_widths(subjects) else []),
+            *([compared] if compared else []),
             *(_meta_model(s, options) for s in tqdm(subjects, disable=not progress, desc="meta-models")),
             _runs([Run(path) for path in runs], subjects, options),
         ]
@@ -98,6 +102,11 @@ def _accuracy(subjects: Sequence[Subject]) -> Section:
         parts.append(Note(f"{PROTOCOL} Source: {sources}."))
     introduction = "The same tasks for every meta-model, by the width (channels) of the networks it writes."
     return Section("accuracy", "Accuracy against channels", introduction, parts)
+
+
+def _have_widths(subjects: Sequence[Subject]) -> bool:
+    """Whether some meta-model has a width to be drawn by, or nothing is measured at all, and that is to be said."""
+    return not any(s.columns for s in subjects) or any(s.channels for s in subjects)
 
 
 def _by_channels(title: str, group: Sequence[tuple[Subject, Column]]) -> Plot:

@@ -17,6 +17,7 @@ from models.metamodel import MetaModel
 from models.preprocess import PreprocessSpec
 from training.card import column_name
 from training.data import DATASETS
+from training.data.descriptions import ClassTexts, beside, of_dataset, read_descriptions
 from training.data.folders import DataError, ImageSet, read_images
 
 OWN_IMAGES = "own images"
@@ -114,7 +115,11 @@ class Images:
             raise DataError(
                 "There are no images to write networks for; give a ZIP or folder of classes with `--images`."
             )
-        return DATASETS[dataset].load("validation")
+        return DATASETS[dataset].load("validation", size=spec.size)
+
+    def texts_of(self, dataset: str) -> dict[str, ClassTexts]:
+        """What is written about the same classes; raises DataError where nothing is."""
+        return read_descriptions(beside(self.given)) if self.given else of_dataset(dataset)
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,24 @@ def read_subjects(zoo: Path, columns: Sequence[Path]) -> list[Subject]:
     further = [_read_column(path, {model.digest for model in found}) for path in columns]
     subjects = [_subject(model, further) for model in found]
     return sorted(subjects, key=lambda subject: (subject.dataset, subject.channels or 0, subject.name))
+
+
+def read_log(run: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
+    """The lines of a run's log in the order of their steps; of steps repeated after a resume, the last.
+
+    Raises DataError where it is no log, or has a line without one of ``fields``.
+    """
+    path = run / "log.jsonl"
+    try:
+        entries = {entry["step"]: entry for entry in map(json.loads, path.read_text().splitlines())}
+        missing = {name for entry in entries.values() for name in fields if name not in entry}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a log of `training fit` ({error}).") from error
+    if missing:
+        raise DataError(f"{path} is not a log of `training fit` (it lacks {', '.join(sorted(missing))}).")
+    if not entries:
+        raise DataError(f"{path} is still empty; its first line comes with the first validation.")
+    return [entries[step] for step in sorted(entries)]
 
 
 def _subject(meta_model: MetaModel, further: Sequence[Column]) -> Subject:

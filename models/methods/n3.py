@@ -11,8 +11,8 @@ Where it departs from the paper, and why (measured reasons in docs/decisions.md)
   a column of the weight and its bias. A task so takes hundreds of kB, not the base's megabytes;
 * no position in the set of classes: listing them in another order changes nothing (the paper takes medians of orders);
 * the classification layer starts at what is known without training: kernel ridge regression from text to the mean of a
-  class's features, moved towards its support images by Bayes' rule under shared covariances (a Gaussian classifier,
-  linear in the features). Networks add to it a difference that starts at zero;
+  class's features, moved towards its support images by Bayes' rule under shared covariances. A row is that mean, scaled
+  to the length that all rows have. Networks add to it a difference that starts at zero;
 * support images enter beside the texts, either or both for each class (HyperTransformer's "any multi-modal task").
 
 Shapes: K classes, T tokens and N images of the class with most, D token embedding, F features, Q images, d label
@@ -94,16 +94,19 @@ class KernelRidge(nn.Module):
 
     texts: Tensor
     coefficients: Tensor
+    middle: Tensor
     sharpness: Tensor
 
     def __init__(self, config: N3Config) -> None:
         super().__init__()
         self.register_buffer("texts", torch.zeros(config.n_remembered, config.token_dim))
         self.register_buffer("coefficients", torch.zeros(config.n_remembered, config.n_features))
+        self.register_buffer("middle", torch.zeros(config.token_dim))
         self.register_buffer("sharpness", torch.tensor(2.0))
 
     def forward(self, texts: Tensor) -> Tensor:
         """Unit text embeddings ``(K, D)`` -> means ``(K, F)``."""
+        texts = F.normalize(texts - self.middle, dim=-1)
         squares = (texts**2).sum(-1, keepdim=True) + (self.texts**2).sum(-1) - 2 * texts @ self.texts.T
         return torch.exp(-self.sharpness * squares) @ self.coefficients
 
@@ -111,8 +114,7 @@ class KernelRidge(nn.Module):
 class Fusion(nn.Module):
     """Bayes' rule for the mean of a class: what its text says, moved towards its images' mean, for each feature apart.
 
-    Of n images of variance 1 around a mean of variance r around what the text says, the mean moves by n r / (1 + n r)
-    and keeps a variance of r / (1 + n r).
+    Of n images of variance 1 around a mean of variance r around what the text says, the mean moves by n r / (1 + n r).
     """
 
     def __init__(self, config: N3Config) -> None:
@@ -120,11 +122,11 @@ class Fusion(nn.Module):
         self.log_variance = nn.Parameter(torch.zeros(2, config.n_features))
         """Of class means without (0) and with (1) a text, over that within a class."""
 
-    def forward(self, prior: Tensor, has_text: Tensor, means: Tensor, n_images: Tensor) -> tuple[Tensor, Tensor]:
-        """Prior and image means ``(K, F)``, has_text and n_images ``(K, 1)`` -> posterior means and variances."""
+    def forward(self, prior: Tensor, has_text: Tensor, means: Tensor, n_images: Tensor) -> Tensor:
+        """Prior and image means ``(K, F)``, has_text and n_images ``(K, 1)`` -> posterior means ``(K, F)``."""
         variance = torch.exp(torch.lerp(self.log_variance[0], self.log_variance[1], has_text))
-        left = variance / (1 + n_images * variance)
-        return prior + n_images * left * (means - prior), left
+        trust = n_images * variance / (1 + n_images * variance)
+        return prior + trust * (means - prior)
 
 
 class LayerDecoder(nn.Module):
@@ -229,16 +231,15 @@ class N3(nn.Module):
         has_text, n_images = token_mask.amax(dim=1, keepdim=True), feature_mask.sum(dim=1, keepdim=True)
         prior = (self.regression(_mean_text(tokens, token_mask)) if prior is None else prior) * has_text
         mean = (features * feature_mask[..., None]).sum(dim=1) / n_images.clamp(min=1)
-        posterior, variance = self.fusion(prior, has_text, mean, n_images)
+        posterior = self.fusion(prior, has_text, mean, n_images)
         facts = torch.cat([posterior, has_text, torch.log1p(n_images)], dim=1)
         labels = self.tokens2label(tokens, token_mask) + self.images2label(facts)
         for block in self.labels2adaptation:
             labels = block(labels[None])[0][0]
         labels = self.norm(labels)
-        means = posterior + self.difference(labels)
-        precision = self.log_scale.exp() / (1 + variance.mean(dim=0))  # of an image, given what is known of its class
+        rows = self.log_scale.exp() * F.normalize(posterior + self.difference(labels), dim=-1)
         codes = {layer: self.decoder(layer)(labels) for layer in self.layers}
-        return Adaptation(codes, precision * means, -0.5 * (precision * means**2).sum(dim=1))
+        return Adaptation(codes, rows, torch.zeros_like(rows[:, 0]))
 
     def adapted(self, adaptation: Adaptation) -> dict[str, Tensor]:
         """The adapted parameters of the base's network, by their names in it: ``gamma * theta + mu * delta``."""
@@ -252,9 +253,13 @@ class N3(nn.Module):
 
     def classify(self, adaptation: Adaptation, pixels: Tensor) -> Tensor:
         """Pixels ``(Q, H, W, C)`` -> logits ``(Q, K)`` by the adapted network; every image on its own."""
-        changed = {f"network.{name}": value for name, value in self.adapted(adaptation).items()}
-        raw = functional_call(self.target.base, changed, (pixels,))
-        return self.logits(adaptation, raw)
+        return self.logits(adaptation, self.features(self.adapted(adaptation), pixels))
+
+    def features(self, adapted: dict[str, Tensor], pixels: Tensor) -> Tensor:
+        """Pixels ``(Q, H, W, C)`` -> the base's features ``(Q, G)``, some of its parameters being ``adapted``."""
+        changed = {f"network.{name}": value for name, value in adapted.items()}
+        raw: Tensor = functional_call(self.target.base, changed, (pixels,))
+        return raw
 
     def logits(self, adaptation: Adaptation, raw: Tensor) -> Tensor:
         """The base's own features ``(Q, ...)`` -> logits ``(Q, K)``."""

@@ -121,6 +121,11 @@ def _same(conv: nn.Conv2d) -> SameConv2d:
     return replaced
 
 
+def _trainable(spec: BaseSpec) -> nn.Module:
+    network, _ = unfolded(spec.architecture)
+    return with_same_padding(network) if spec.same_padding else network
+
+
 class Base(nn.Module):
     """A folded base: pixels in, features out. ``network``'s parameters are those that a method may adapt."""
 
@@ -156,7 +161,7 @@ class Classifier(nn.Module):
     def __init__(self, spec: BaseSpec, n_classes: int, *, folded: bool = False) -> None:
         super().__init__()
         base = Base(spec)
-        self.network = base.network if folded else unfolded(spec.architecture)[0]
+        self.network = base.network if folded else _trainable(spec)
         self.logits = nn.Linear(base.n_features, n_classes)
         self.register_buffer("pixel_mean", torch.tensor(spec.pixel_mean), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(spec.pixel_std), persistent=False)

@@ -12,7 +12,17 @@ from starlette.types import Receive, Scope, Send
 
 from service.api import open_inference_openapi
 from service.api.errors import PROBLEM_JSON
-from service.api.schemas import PredictIn, PredictionsOut, ProblemOut, TaskIn, TaskListOut, TaskOut, TaskPartIn
+from service.api.schemas import (
+    AdaptationOut,
+    ExplanationOut,
+    PredictIn,
+    PredictionsOut,
+    ProblemOut,
+    TaskIn,
+    TaskListOut,
+    TaskOut,
+    TaskPartIn,
+)
 
 NEED_A_KEY = ("/tasks", "/v2/models", "/v2/repository")
 REF = "#/components/schemas/{model}"
@@ -160,6 +170,16 @@ EXPORT: dict[str, Any] = {
     "openapi_extra": {"parameters": [TASK_ID]},
 }
 IMAGE = {"schema": {"type": "string", "format": "binary"}}
+IMAGES: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "image/png": IMAGE,
+        "image/jpeg": IMAGE,
+        "image/webp": IMAGE,
+        "application/json": {"schema": _ref(PredictIn)},
+        "multipart/form-data": {"schema": {"type": "object", "additionalProperties": FILES}},
+    },
+}
 PREDICT: dict[str, Any] = {
     "responses": {
         200: {"description": "The answers, in the order of the images.", "model": PredictionsOut},
@@ -170,15 +190,20 @@ PREDICT: dict[str, Any] = {
             TASK_ID,
             _parameter("query", "top_k", {"type": "integer", "minimum": 1, "maximum": 1000}, "Only the best classes."),
         ],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "image/png": IMAGE,
-                "image/jpeg": IMAGE,
-                "image/webp": IMAGE,
-                "application/json": {"schema": _ref(PredictIn)},
-                "multipart/form-data": {"schema": {"type": "object", "additionalProperties": FILES}},
-            },
-        },
+        "requestBody": IMAGES,
     },
+}
+EXPLAIN: dict[str, Any] = {
+    "responses": {
+        200: {"description": "What carried the decision on the one image.", "model": ExplanationOut},
+        **_problems(_404=UNKNOWN, _409="Not ready.", _413="Over a limit.", _415="Not an image that is taken."),
+    },
+    "openapi_extra": {"parameters": [TASK_ID], "requestBody": IMAGES},
+}
+ADAPTATION: dict[str, Any] = {
+    "responses": {
+        200: {"description": "The layers that the task adapts.", "model": AdaptationOut},
+        **_problems(_404=UNKNOWN, _409="Not ready."),
+    },
+    "openapi_extra": {"parameters": [TASK_ID]},
 }

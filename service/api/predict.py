@@ -26,7 +26,7 @@ async def predict(request: Request) -> Response:
     """Classify images: one as the body itself, or several as multipart files or base64 in JSON."""
     here, tenant = served(request)
     top_k = _top_k(request)
-    images = await _images(request, here.settings)
+    images = await encoded_images(request, here.settings)
     await bodies.check_pixels(images, here.settings)
     prediction = await here.tasks.predict(tenant, request.path_params["task_id"], images, top_k)
     add_timings(request.scope, queue=prediction.queue_ms, decode=prediction.decode_ms, run=prediction.run_ms)
@@ -40,7 +40,7 @@ def _top_k(request: Request) -> int | None:
     return bodies.integer(request, "top_k", least=1, most=LARGEST_TOP_K)
 
 
-async def _images(request: Request, settings: Settings) -> list[bytes]:
+async def encoded_images(request: Request, settings: Settings) -> list[bytes]:
     """The encoded images of a request, each within the limits; raises what is wrong, located."""
     kind = bodies.media_type(request)
     most = settings.max_image_bytes

@@ -102,6 +102,47 @@ class PredictionsOut(BaseModel):
     predictions: list[PredictionOut]
 
 
+class WordOut(BaseModel):
+    """A word of a description, from character ``start`` to ``end``; ``weight``: positive for the predicted class."""
+
+    text: str
+    start: int
+    end: int
+    weight: float
+
+
+class SaliencyOut(BaseModel):
+    """Cells over the whole upright image, row by row; positive for the predicted class."""
+
+    width: int
+    height: int
+    values: list[list[float]]
+
+
+class ExplanationOut(BaseModel):
+    """What carried a decision. ``words`` by class, null without descriptions; ``notes``: what is left out, and why."""
+
+    label: str
+    probability: float
+    words: dict[str, list[WordOut]] | None
+    saliency: SaliencyOut | None
+    notes: list[str]
+
+
+class LayerOut(BaseModel):
+    """``relative_change``: the norm of what the task added to the layer's weight, over that of the weight before."""
+
+    name: str
+    type: str
+    relative_change: float
+
+
+class AdaptationOut(BaseModel):
+    """The layers that a task adapts, from the image on; none where it makes its classification layer alone."""
+
+    layers: list[LayerOut]
+
+
 class LocatedOut(BaseModel):
     """A part of the request, e.g. ``classes[2].images[0]``, and what is wrong with it."""
 

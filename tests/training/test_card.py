@@ -43,6 +43,34 @@ EVALUATION: dict[str, Any] = {
     "notes": ["What was tried."],
 }
 MANIFEST = small_models.manifest()
+BOTH = {**COLUMN, "given": "words and images", "shape": {**COLUMN["shape"], "n_way": 5}, "n_episodes": 51}  # type: ignore[dict-item]
+WORDS: dict[str, Any] = {
+    **COLUMN,
+    "given": "words",
+    "shape": {**BOTH["shape"], "n_way": 40, "n_shot": 0},  # type: ignore[dict-item]
+    "accuracy": {name: {"mean": 10.0 + i, "ci95": 0.5} for i, name in enumerate(card.DESCRIBED_CONTROLS)},
+}
+CONFIG = {
+    "model": {"base": {"architecture": "resnet18", "size": 64}, "adapts": [""]},
+    "dataset": "tiny-imagenet",
+    "base": "runs/somewhere/checkpoint.safetensors",
+    "classifier_rows": False,
+    "text_encoder": "all-minilm-l6-v2",
+    "embeddings": "contextual",
+    "n_queries": 77,
+    "n_imagined": 256,
+    "seed": 3,
+}
+OWN_BASE = {"pretrained": "", "dataset": "tiny-imagenet", "train_data_digest": "ba9876543210"}
+DESCRIBED = {
+    **EVALUATION,
+    "training": {**EVALUATION["training"], "config": CONFIG, "base": OWN_BASE},
+    "columns": [WORDS, BOTH],
+}
+
+
+def described(**training: Any) -> str:
+    return card.render(MANIFEST, {**DESCRIBED, "training": {**DESCRIBED["training"], **training}})
 
 
 def test_a_card_shows_what_the_evaluation_says() -> None:
@@ -89,6 +117,43 @@ def test_ones_own_images_are_not_passed_off_as_the_data_set() -> None:
     assert "omniglot" in card.render(MANIFEST, EVALUATION)
 
 
-def test_tables_have_as_many_cells_in_every_row() -> None:
-    for table in re.findall(r"(?:^\|.*\n)+", card.render(MANIFEST, EVALUATION), re.MULTILINE):
+def test_a_card_of_described_classes_shows_every_control_and_what_was_read() -> None:
+    text = described()
+    expected = [
+        "40-way, words alone", "5-way, words and 1 image a class", "resnet18, 64 px; adapted: every layer",
+        "all-minilm-l6-v2", "77 images and 256 imagined features", "†",
+        "1234 episodes (51 5-way, words and 1 image a class)",
+        *(f"| {label} | {10 + i}.0 ± 0.5 |" for i, label in enumerate(card.DESCRIBED_CONTROLS.values())),
+    ]  # fmt: skip
+    assert [part for part in expected if part not in text] == []
+    assert "†" not in card.render(MANIFEST, EVALUATION)
+    assert "what the base has met" not in card.render(MANIFEST, EVALUATION)
+
+
+@pytest.mark.parametrize(
+    ("training", "claim"),
+    [
+        ({}, "an unseen class is unseen"),
+        ({"base": {**OWN_BASE, "pretrained": "imagenet-mobilenet"}}, card.MET_IMAGENET),
+        ({"config": {**CONFIG, "classifier_rows": True}}, card.MET_IMAGENET),
+        ({"base": {**OWN_BASE, "train_data_digest": "0123"}}, "**not known**"),
+        ({"base": None}, "**not known**"),
+    ],
+)
+def test_only_a_base_of_the_very_training_images_calls_unseen_classes_unseen(
+    training: dict[str, Any], claim: str
+) -> None:
+    claims = ("an unseen class is unseen", card.MET_IMAGENET, "**not known**")
+    assert [known for known in claims if known in described(**training)] == [claim]
+
+
+def test_an_ablation_says_what_it_adapts() -> None:
+    for adapts, said in (([], "no layer but the classification"), (["layer4"], "layer4")):
+        config = {**CONFIG, "model": {**CONFIG["model"], "adapts": adapts}}  # type: ignore[dict-item]
+        assert f"adapted: {said}" in described(config=config)
+
+
+@pytest.mark.parametrize("evaluation", [EVALUATION, DESCRIBED])
+def test_tables_have_as_many_cells_in_every_row(evaluation: dict[str, Any]) -> None:
+    for table in re.findall(r"(?:^\|.*\n)+", card.render(MANIFEST, evaluation), re.MULTILINE):
         assert len({line.count("|") for line in table.splitlines()}) == 1, table

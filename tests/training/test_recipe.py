@@ -26,7 +26,6 @@ from training.data.folders import ImageSet
 from training.episodes import EpisodeShape, sample
 from training.recipes.hypertransformer import (
     METHOD,
-    _learning_rate,
     _shape_of,
     _train_step,
     assemble,
@@ -35,6 +34,7 @@ from training.recipes.hypertransformer import (
     validate,
 )
 from training.runtime import Runtime, start
+from training.schedule import learning_rate
 
 ROOT = Path(__file__).parents[2]
 BASE = replace(small.CONFIG, model=replace(small.MODEL, n_generated_layers=1, normalisation="base"))
@@ -182,8 +182,7 @@ def test_a_step_moves_every_parameter_that_has_a_use(drawings: ImageSet) -> None
 
 
 def test_the_learning_rate_warms_up_and_decays_to_zero() -> None:
-    config = replace(small.CONFIG, n_steps=1000, warmup_steps=100, learning_rate=0.1)
-    rates = [_learning_rate(config, step) for step in range(1000)]
+    rates = [learning_rate(0.1, step, 1000, n_warmup=100) for step in range(1000)]
     assert rates[0] == pytest.approx(0.001)
     assert 80 < int(np.argmax(rates)) < 100
     assert all(a < b for a, b in pairwise(rates[:80]))

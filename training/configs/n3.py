@@ -19,6 +19,8 @@ class Config:
     base: str
     """Where the base's weights come from (``training.pretrained.read_base``)."""
     n_steps: int
+    """The first ``n_head_steps`` on features of the base as it is, the others on images through adapted networks."""
+    n_head_steps: int = 0
     classifier_rows: bool = False
     """Whether to learn of classes without images, too, from a pretrained classifier's rows and their texts."""
     text_encoder: str = "all-minilm-l6-v2"

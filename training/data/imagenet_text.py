@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from typing import Any
 
 from training.data.folders import DataError, data_root
@@ -13,13 +12,8 @@ NAME = "imagenet-text"
 
 def class_indices() -> dict[str, int]:
     """WordNet id -> index among ImageNet-1k's classes, of those that have a text here."""
-    return {wnid: int(entry["index"]) for wnid, entry in _read().items()}
-
-
-@cache
-def _read() -> dict[str, dict[str, Any]]:
     path = data_root() / NAME / "descriptions.json"
     if not path.is_file():
         raise DataError(f"No {path}; set CLASSMITH_DATASETS to the folder that has {NAME}.")
     entries: dict[str, dict[str, Any]] = json.loads(path.read_text())
-    return entries
+    return {wnid: int(entry["index"]) for wnid, entry in entries.items()}

@@ -7,7 +7,6 @@ Unseen classes stay unseen: nothing here ever meets them but ``validate``, which
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import asdict
@@ -20,16 +19,17 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from models.nn.bases import Classifier
-from training import augment, checkpoint
+from training import augment, checkpoint, run_log
 from training.baselines import nearest_centroid
 from training.configs.base import Config
-from training.data.folders import ImageSet
+from training.data.folders import DataError, ImageSet
 from training.data.imagenet_text import class_indices
-from training.episodes import EpisodeShape, sample
-from training.pretrained import classifier_rows, read_base
+from training.episodes import EpisodeShape, sample, shrink
+from training.pretrained import BASE, classifier_rows, read_base
 from training.runtime import Runtime
+from training.schedule import learning_rate
 
-METHOD = "base"
+METHOD = BASE
 VALIDATION = EpisodeShape(n_way=5, n_shot=5, n_query=10)
 N_VALIDATION_TASKS = 200
 
@@ -57,20 +57,21 @@ def fit(
     )
     path, n_batches = run / "checkpoint.safetensors", max(1, len(train.labels) // config.batch_size)
     n_steps = config.n_epochs * n_batches
-    first = int(checkpoint.load(path, model, optimizer)["step"]) if path.exists() else 0
+    shape = shrink(VALIDATION, validation)
+    first = _resume(path, config, train, model, optimizer) if path.exists() else 0
     last = n_steps if stop_after is None else min(n_steps, first + stop_after)
     saved, smoothed = time.monotonic(), math.nan
     progress = tqdm(range(first, last), initial=first, total=n_steps, disable=not runtime.is_main, mininterval=5.0)
     for step in progress:
         for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(config, step, n_steps)
+            group["lr"] = learning_rate(config.learning_rate, step, n_steps, config.warmup_steps)
         loss = _train_step(config, model, optimizer, train, class_rows, runtime, step, n_batches)
         smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
         done = step + 1
         progress.set_postfix(loss=f"{smoothed:.3f}", refresh=False)
         if runtime.is_main and (done % (2 * n_batches) == 0 or done == n_steps):
-            entry = {"step": done, "loss": round(smoothed, 4), "validation": round(validate(model, validation), 4)}
-            _log(run, entry)
+            accuracy = validate(model, validation, shape)
+            run_log.append(run, {"step": done, "loss": round(smoothed, 4), "validation": round(accuracy, 4)})
         if runtime.is_main and (done == last or time.monotonic() - saved > checkpoint_every_s):
             facts = {"train_data_digest": train.digest, "config": asdict(config), "n_classes": len(model.logits.weight)}
             checkpoint.save(path, model, optimizer, {"method": METHOD, "step": done, **facts})
@@ -87,6 +88,9 @@ def _start(config: Config, train: ImageSet, validation: ImageSet) -> tuple[Class
     if not config.pretrained:
         return Classifier(config.base, train.n_classes), np.arange(train.n_classes)
     indices = {c: i for c, i in class_indices().items() if c not in validation.class_names}
+    if others := [name for name in train.class_names if name not in indices]:
+        remedy = "train these images from scratch, by a config that starts from nothing (resnet18-tiny)"
+        raise DataError(f"{config.pretrained} has no row for {others[0]!r}, which is no WordNet id; {remedy}.")
     names = sorted(indices)
     model = Classifier(config.base, len(names), folded=True)
     model.network.load_state_dict(read_base(config.pretrained, config.base).network.state_dict())
@@ -99,15 +103,15 @@ def _start(config: Config, train: ImageSet, validation: ImageSet) -> tuple[Class
 
 
 @torch.no_grad()
-def validate(model: Classifier, images: ImageSet) -> float:
-    """5-way 5-shot accuracy (0..1) of nearest centroid on features of unseen classes."""
+def validate(model: Classifier, images: ImageSet, shape: EpisodeShape = VALIDATION) -> float:
+    """Few-shot accuracy (0..1) of nearest centroid on features of unseen classes."""
     model.eval()
     device = next(model.parameters()).device
     runs = torch.from_numpy(images.pixels).split(256)
     features = torch.cat([model.features(run.to(device)).float().cpu() for run in runs]).numpy()
     rng, correct = np.random.default_rng(1), 0.0
     for _ in range(N_VALIDATION_TASKS):
-        episode = sample(images, VALIDATION, rng)
+        episode = sample(images, shape, rng)
         found = nearest_centroid(features[episode.support], episode.support_labels, features[episode.query])
         correct += float((found == episode.query_labels).mean()) / N_VALIDATION_TASKS
     model.train()
@@ -143,13 +147,10 @@ def _train_step(
     return float(loss.detach())
 
 
-def _learning_rate(config: Config, step: int, n_steps: int) -> float:
-    """Linear warm-up, then cosine decay to zero."""
-    warm = min(1.0, (step + 1) / config.warmup_steps)
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / n_steps))
-
-
-def _log(run: Path, entry: dict[str, object]) -> None:
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / "log.jsonl").open("a") as file:
-        file.write(json.dumps(entry) + "\n")
+def _resume(path: Path, config: Config, train: ImageSet, model: Classifier, optimizer: torch.optim.Optimizer) -> int:
+    """Load the checkpoint; returns the steps done. Raises CheckpointError where it is of another network or images."""
+    header = checkpoint.load(path, model, optimizer)
+    saved = {**header["config"], "images": header["train_data_digest"]}
+    wanted = {"base": asdict(config.base), "pretrained": config.pretrained, "images": train.digest}
+    checkpoint.refuse_other(path, saved, wanted)
+    return int(header["step"])

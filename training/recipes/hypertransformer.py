@@ -8,7 +8,6 @@ AdamW, warm-up, cosine decay and clipping (section 5.1, Appendix C; the paper re
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import asdict
@@ -22,11 +21,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from models.methods.hypertransformer import HyperTransformer, HyperTransformerConfig
-from training import augment, checkpoint
+from training import augment, checkpoint, run_log
 from training.configs.hypertransformer import Config
 from training.data.folders import ImageSet
 from training.episodes import Episode, EpisodeShape, sample
 from training.runtime import Runtime
+from training.schedule import learning_rate
 
 METHOD = "hypertransformer"
 N_VALIDATION_STEPS, N_VALIDATION_TASKS = 8, 16
@@ -65,7 +65,7 @@ def fit(
         done = step + 1
         if runtime.is_main and (done % validate_every == 0 or done == config.n_steps):
             accuracy = validate(model, config, validation, runtime)
-            _log(run, {"step": done, "loss": round(smoothed, 4), "validation_accuracy": round(accuracy, 4)})
+            run_log.append(run, {"step": done, "loss": round(smoothed, 4), "validation_accuracy": round(accuracy, 4)})
         progress.set_postfix(loss=f"{smoothed:.3f}", validation=f"{100 * accuracy:.1f}%", refresh=False)
         if runtime.is_main and (done == last or time.monotonic() - saved > checkpoint_every_s):
             facts = {"train_data_digest": train.digest, "config": asdict(config)}
@@ -139,11 +139,7 @@ def assemble(
 def _resume(path: Path, config: Config, model: HyperTransformer, optimizer: torch.optim.Optimizer) -> int:
     """Load the checkpoint; returns the steps done. Raises CheckpointError where it is of another architecture."""
     header = checkpoint.load(path, model, optimizer)
-    saved = header["config"]["model"]
-    changed = [name for name, value in asdict(config.model).items() if saved.get(name, value) != value]
-    if changed:
-        message = f"{path} was trained with another {', '.join(changed)}; start a new run folder with --run."
-        raise checkpoint.CheckpointError(message)
+    checkpoint.refuse_other(path, header["config"]["model"], asdict(config.model))
     return int(header["step"])
 
 
@@ -175,7 +171,7 @@ def _train_step(
     runtime.average([p.grad for p in parameters if p.grad is not None])
     torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
     for group in optimizer.param_groups:
-        group["lr"] = _learning_rate(config, step)
+        group["lr"] = learning_rate(config.learning_rate, step, config.n_steps, config.warmup_steps)
     optimizer.step()
     return float(loss.detach())
 
@@ -185,12 +181,6 @@ def _shape_of(config: Config, step: int) -> EpisodeShape:
     weights = np.array([weight for weight, _ in config.shapes])
     choice = np.random.default_rng([config.seed, step]).choice(len(weights), p=weights / weights.sum())
     return config.shapes[choice][1]
-
-
-def _learning_rate(config: Config, step: int) -> float:
-    """Linear warm-up, then cosine decay to zero."""
-    warm = min(1.0, (step + 1) / config.warmup_steps)
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.n_steps))
 
 
 def _class_numbers(episodes: list[Episode]) -> Tensor:
@@ -211,9 +201,3 @@ def _augment(pixels: Tensor, classes: Tensor, random: torch.Generator, strength:
     else:
         images = augment.distort_photographs(images, random, strength)
     return images.reshape(pixels.shape)
-
-
-def _log(run: Path, entry: dict[str, object]) -> None:
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / "log.jsonl").open("a") as file:
-        file.write(json.dumps(entry) + "\n")

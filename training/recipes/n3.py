@@ -10,7 +10,6 @@ Shapes: C training classes with images, A of them and further ones with texts al
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import asdict, replace
@@ -19,14 +18,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from models.methods.n3 import N3, N3Config
-from models.nn.bases import BaseSpec
+from models.nn.bases import Base, BaseSpec
 from models.text import Encoders
-from training import augment, checkpoint
+from training import augment, checkpoint, run_log
+from training.closed_forms import Projection
 from training.configs.n3 import Config
 from training.data import descriptions
 from training.data.folders import ImageSet
@@ -34,6 +35,7 @@ from training.described import Material, Task, draw_queries, draw_task, imagine,
 from training.encoded import EncodedTexts, encode_texts
 from training.pretrained import read_base
 from training.runtime import Runtime
+from training.schedule import learning_rate
 
 METHOD = "n3"
 VALIDATION_WAYS, N_VALIDATION_TASKS, N_VALIDATION_QUERIES = 10, 12, 10
@@ -57,22 +59,23 @@ def fit(
     """
     torch.manual_seed(config.seed)
     texts = texts or descriptions.of_dataset(config.dataset)
-    base = read_base(config.base, config.model.base)
-    material, model = prepare(config, base, train, texts, set(validation.class_names), runtime)
+    path = run / "checkpoint.safetensors"
+    base, projection = _begun(path, config, train) if path.exists() else (_read_base(config), None)
+    unseen_texts = _encode_unseen(config, validation, texts)
+    unseen = set(validation.class_names)
+    material, model = prepare(config, base, train, texts, unseen, runtime, projection=projection)
     model.to(runtime.device)
     whole = replace(config, model=model.config)
-    unseen_texts = _encode_unseen(config, validation, texts)
     learned = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("target.")]
     model.target.requires_grad_(False)
     optimizer = torch.optim.AdamW(learned, weight_decay=config.weight_decay)
-    path = run / "checkpoint.safetensors"
     first = int(checkpoint.load(path, model, optimizer)["step"]) if path.exists() else 0
     last = config.n_steps if stop_after is None else min(config.n_steps, first + stop_after)
     saved, smoothed = time.monotonic(), math.nan
     steps = tqdm(range(first, last), initial=first, total=config.n_steps, disable=not runtime.is_main, mininterval=5.0)
     for step in steps:
         if runtime.is_main and step % validate_every == 0:
-            _log(run, {"step": step, "loss": smoothed, **validate(model, validation, unseen_texts, runtime)})
+            run_log.append(run, {"step": step, "loss": smoothed, **validate(model, validation, unseen_texts, runtime)})
         loss = _train_step(config, model, optimizer, material, runtime, step)
         smoothed = loss if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * loss
         steps.set_postfix(loss=f"{smoothed:.3f}", refresh=False)
@@ -82,7 +85,7 @@ def fit(
             checkpoint.save(path, model, optimizer, {"method": METHOD, "step": done, **facts})
             saved = time.monotonic()
     if runtime.is_main:
-        _log(run, {"step": last, "loss": smoothed, **validate(model, validation, unseen_texts, runtime)})
+        run_log.append(run, {"step": last, "loss": smoothed, **validate(model, validation, unseen_texts, runtime)})
     return model
 
 
@@ -110,7 +113,7 @@ def validate(model: N3, images: ImageSet, texts: EncodedTexts, runtime: Runtime)
         nothing = torch.zeros(len(classes), 1, model.config.n_features, device=runtime.device)
         adaptation = model.generate(tokens, mask, nothing, nothing[..., 0])
         chosen = np.concatenate([rng.permutation(images.indices[k])[:N_VALIDATION_QUERIES] for k in classes])
-        labels = torch.arange(len(classes)).repeat_interleave(N_VALIDATION_QUERIES).to(runtime.device)
+        labels = _positions(images.labels[chosen], classes).to(runtime.device)
         pixels = torch.from_numpy(images.pixels[chosen]).to(runtime.device)
         for name, codes in (("adapted", adaptation.codes), ("base", {})):
             logits = model.classify(adaptation._replace(codes=codes), pixels)
@@ -124,7 +127,8 @@ def _train_step(
 ) -> float:
     """One optimiser step on tasks that are a function of (seed, step, rank); returns the loss on images."""
     rng = np.random.default_rng([config.seed, step, runtime.rank])
-    loss = _loss_on_images(config, model, material, runtime, rng)
+    on = _loss_on_features if step < config.n_head_steps else _loss_on_images
+    loss = on(config, model, material, runtime, rng)
     total = loss
     if config.n_imagined:
         total = total + _loss_on_imagined(config, model, material, runtime, rng)
@@ -134,7 +138,7 @@ def _train_step(
     runtime.average([p.grad for p in parameters if p.grad is not None])
     torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
     for group in optimizer.param_groups:
-        group["lr"] = _learning_rate(config, step)
+        group["lr"] = learning_rate(config.learning_rate, step, config.n_steps, config.warmup_steps)
     optimizer.step()
     return float(loss.detach())
 
@@ -145,14 +149,27 @@ def _loss_on_images(
     """Images of a task of training classes, through the adapted network."""
     task = _to(draw_task(material, config, rng, imagined=False), runtime)
     chosen = draw_queries(material, task, config.n_queries, rng)
-    labels = _positions(material.images.labels[chosen], task).to(runtime.device)
+    labels = _positions(material.images.labels[chosen], task.classes).to(runtime.device)
     random = torch.Generator().manual_seed(int(rng.integers(2**62)))
     pixels = torch.from_numpy(material.images.pixels[chosen]).to(runtime.device).movedim(-1, 1).float() / 255
     pixels = augment.distort_photographs(pixels, random, config.augmentation).movedim(1, -1) * 255
     adaptation = model.generate(*task.inputs, prior=task.prior)
+    adapted = model.adapted(adaptation)
     with runtime.autocast():
-        logits = model.classify(adaptation, pixels)
-    return F.cross_entropy(logits.float(), labels)
+        raw = model.features(adapted, pixels)
+    return F.cross_entropy(model.logits(adaptation, raw.float()), labels)
+
+
+def _loss_on_features(
+    config: Config, model: N3, material: Material, runtime: Runtime, rng: np.random.Generator
+) -> Tensor:
+    """The same on features of the base as it is: the classification layer alone, hundreds of times as fast."""
+    task = _to(draw_task(material, config, rng, imagined=False), runtime)
+    chosen = draw_queries(material, task, max(config.n_queries, config.n_imagined), rng)
+    labels = _positions(material.images.labels[chosen], task.classes).to(runtime.device)
+    _, weight, bias = model.generate(*task.inputs, prior=task.prior)
+    features = torch.from_numpy(material.features[chosen]).to(runtime.device)
+    return F.cross_entropy(F.linear(features, weight, bias), labels)
 
 
 def _loss_on_imagined(
@@ -166,15 +183,35 @@ def _loss_on_imagined(
     return F.cross_entropy(F.linear(features, weight, bias), torch.from_numpy(labels).to(runtime.device))
 
 
-def _positions(labels: np.ndarray[Any, np.dtype[np.int64]], task: Task) -> Tensor:
-    """Labels among all classes -> among the task's."""
-    order = np.argsort(task.classes)
-    return torch.from_numpy(order[np.searchsorted(task.classes[order], labels)])
+def _positions(labels: NDArray[np.int64], classes: NDArray[np.int64]) -> Tensor:
+    """Labels among all classes -> among a task's."""
+    order = np.argsort(classes)
+    return torch.from_numpy(order[np.searchsorted(classes[order], labels)])
 
 
 def _to(task: Task, runtime: Runtime) -> Task:
     moved = [part.to(runtime.device) for part in (*task.inputs, task.prior)]
-    return Task(task.classes, *moved)
+    return Task(task.classes, task.support, *moved)
+
+
+def _read_base(config: Config) -> Base:
+    return read_base(config.base, config.model.base)
+
+
+def _begun(path: Path, config: Config, train: ImageSet) -> tuple[Base, Projection]:
+    """The base and projection of a run that goes on: its features stay the same to the last bit, wherever it does.
+
+    Raises CheckpointError where it was begun with other images, another base, or another model.
+    """
+    model, header = load_model(path)
+    saved = {**header["config"], **header["config"]["model"], "images": header["train_data_digest"]}
+    wanted = {**asdict(config.model), "images": train.digest}
+    wanted |= {name: getattr(config, name) for name in ("text_encoder", "embeddings", "classifier_rows")}
+    filled_in = {"n_remembered", "token_dim"}
+    checkpoint.refuse_other(path, saved, {name: value for name, value in wanted.items() if name not in filled_in})
+    target = model.target
+    parts = (target.center, target.projection.weight, target.projection.bias)
+    return target.base, Projection(*(part.detach().double().numpy() for part in parts))
 
 
 def _encode_unseen(config: Config, images: ImageSet, texts: dict[str, descriptions.ClassTexts]) -> EncodedTexts:
@@ -184,15 +221,3 @@ def _encode_unseen(config: Config, images: ImageSet, texts: dict[str, descriptio
 
 def _base_spec(fields: dict[str, Any]) -> BaseSpec:
     return BaseSpec(**{**fields, "pixel_mean": tuple(fields["pixel_mean"]), "pixel_std": tuple(fields["pixel_std"])})
-
-
-def _learning_rate(config: Config, step: int) -> float:
-    """Linear warm-up, then cosine decay to zero."""
-    warm = min(1.0, (step + 1) / config.warmup_steps)
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.n_steps))
-
-
-def _log(run: Path, entry: dict[str, object]) -> None:
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / "log.jsonl").open("a") as file:
-        file.write(json.dumps(entry) + "\n")

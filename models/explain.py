@@ -130,8 +130,7 @@ def token_weights(
         name + GRADIENT: gradient[list(order)] if manifest.tensors[name].shape[0] == N_CLASSES else gradient
         for name, gradient in of_bundle.items()
     }
-    names = {taken.name for taken in session.get_inputs()}
-    (of_tokens,) = session.run(None, {k: v for k, v in {**feeds, **gradients}.items() if k in names})
+    (of_tokens,) = session.run(None, {**feeds, **gradients})
     weights = np.empty(of_tokens.shape[:2], np.float32)
     weights[list(order)] = (of_tokens * feeds["tokens"]).sum(axis=-1)
     return weights

@@ -265,7 +265,7 @@ def _conv_image(tape: Tape, node: NodeProto, gradient: str) -> str:
 
 
 def _conv_weight(tape: Tape, node: NodeProto, gradient: str) -> str:
-    """A convolution of the one image by the gradient, with strides and dilations exchanged."""
+    """A convolution of the one image by the gradient, strides and dilations exchanged; groups are of one channel."""
     options = {name: _attribute(node, name, default) for name, default in CONV}
     options["strides"], options["dilations"] = options["dilations"], options["strides"]
     image, kernel = node.input[0], tape.add("Transpose", gradient, perm=[1, 0, 2, 3])

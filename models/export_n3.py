@@ -83,7 +83,7 @@ def export_files(model: N3) -> dict[str, bytes]:
         "generator.onnx": generator,
         WORDS_GRADIENT: _export_words_gradient(model, generator),
         "skeleton.onnx": export_skeleton(model.target, (spec.size, 3)),
-        "base.safetensors": save(_base_tensors(model)),
+        "base.safetensors": save(base_tensors(model)),
     }
 
 
@@ -139,7 +139,7 @@ def _whole(model: N3, adaptation: Adaptation) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _base_tensors(model: N3) -> dict[str, NDArray[np.floating]]:
+def base_tensors(model: N3) -> dict[str, NDArray[np.floating]]:
     """Gammas apart, as features of support images are the base's before any task; in float32, as all rests on them."""
     tensors: dict[str, Tensor] = {n: tensor for n, tensor in model.target.named_parameters() if n not in HEAD}
     gammas = {}

@@ -109,7 +109,7 @@ async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics, tr
     stack.callback(intake.close)
     pending = _pending(stack, settings, generation, storage.tasks, metrics, _Warmer(sessions))
     specifier = Specifier(settings, catalogue, intake, DescriptionReader(encoders))
-    explainer = Explainer(loader, storage.generator, encoders, max_pixels=settings.max_image_pixels)
+    explainer = Explainer(loader, storage.generator, encoders, max_pixels=settings.max_image_pixels, metrics=metrics)
     stack.callback(explainer.close)
     return Tasks(
         storage.tasks, storage.bundles, storage.keys, specifier, loader, pending, sessions, batcher, explainer, pool

@@ -14,10 +14,10 @@ from models.metamodel import MetaModel, load
 AUTO = "auto"
 PREFERRED: dict[str, tuple[str, ...]] = {
     "drawings": ("omniglot-64",),
-    "photographs": (),
-    "words": (),
+    "photographs": ("n3-mobilenet",),
+    "words": ("n3-mobilenet",),
     "words and drawings": (),
-    "words and photographs": (),
+    "words and photographs": ("n3-mobilenet",),
 }
 """What is given -> the meta-models that "auto" tries first, in order; the others follow by name."""
 Domain = Literal["drawings", "photographs"]

@@ -1,4 +1,4 @@
-"""What `make demo` runs: a classifier made from a few images over HTTP, tried on others, with what happened printed.
+"""What `make demo` runs: classifiers made over HTTP from images, words and both, tried on others; what came of it.
 
     python -m service.demo              leaves the service running until Ctrl-C
     DEMO_ONCE=1 python -m service.demo  stops it and ends
@@ -28,7 +28,15 @@ from urllib.parse import quote
 
 import httpx
 
-from service.demo_images import Example, Showcase, drawings, media_type
+from service.demo_images import (
+    Example,
+    Showcase,
+    drawings,
+    media_type,
+    photographs,
+    words,
+    words_and_photographs,
+)
 
 FOLDER = Path(".demo")
 START_TIMEOUT_S = 60.0
@@ -44,7 +52,7 @@ class Outcome:
     n_right: int
 
 
-SHOWCASES: tuple[Callable[[], Showcase], ...] = (drawings,)
+SHOWCASES: tuple[Callable[[], Showcase], ...] = (drawings, words, photographs, words_and_photographs)
 
 
 def main() -> int:
@@ -54,7 +62,7 @@ def main() -> int:
     try:
         with _service() as (url, process):
             for make in SHOWCASES:
-                _show(url, make())
+                _show(url, make.__name__.replace("_", "-"), make())
             if not os.environ.get("DEMO_ONCE"):
                 print("The service keeps running; Ctrl-C stops it.", flush=True)
                 return process.wait()
@@ -108,12 +116,12 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     raise ServiceFailed(f"the service is not ready after {START_TIMEOUT_S:g} s: {reason}")
 
 
-def _show(url: str, showcase: Showcase) -> None:
+def _show(url: str, name: str, showcase: Showcase) -> None:
     print(f"\n{showcase.title}", flush=True)
     with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
         outcome = _try_out(client, showcase)
     _print_outcome(outcome, len(showcase.queries))
-    _print_invitation(url, outcome.task["id"], showcase)
+    _print_invitation(url, outcome.task["id"], name, showcase)
 
 
 def _try_out(client: httpx.Client, showcase: Showcase) -> Outcome:
@@ -165,12 +173,13 @@ def _print_outcome(outcome: Outcome, n_queries: int) -> None:
     print(f"  size          {task['bytes'] / 1e3:.1f} kB")
 
 
-def _print_invitation(url: str, task_id: str, showcase: Showcase) -> None:
+def _print_invitation(url: str, task_id: str, name: str, showcase: Showcase) -> None:
     """The page's address, and a line to paste; the images are laid out in the demo's folder for both."""
-    made_from = _write_images(FOLDER / "made-from", showcase.support)
+    folders = [_write_images(FOLDER / name / "made-from", showcase.support)] if showcase.support else []
     one_of_each = {query.label: query for query in showcase.queries}
-    others = _write_images(FOLDER / "others", tuple(one_of_each.values()))
-    print(f"  the page      {url}/     (images to try: {made_from[0].parent}, {others[0].parent})")
+    others = _write_images(FOLDER / name / "others", tuple(one_of_each.values()))
+    folders.append(others)
+    print(f"  the page      {url}/     (images to try: {', '.join(str(paths[0].parent) for paths in folders)})")
     print("  by hand       the name of the file is the right answer:")
     print(f"    curl -s -H 'Content-Type: {media_type(others[0].read_bytes())}' --data-binary @{others[0]} \\")
     print(f"      '{url}/tasks/{quote(task_id)}/predict?top_k=3'\n", flush=True)
@@ -178,7 +187,7 @@ def _print_invitation(url: str, task_id: str, showcase: Showcase) -> None:
 
 def _write_images(folder: Path, examples: tuple[Example, ...]) -> list[Path]:
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     paths = []
     for example in examples:
         path = folder / f"{re.sub(r'[^A-Za-z0-9]+', '-', example.label).strip('-')}{_suffix(example.image)}"

@@ -6,7 +6,6 @@ One at a time, in a thread of their own, so that they never take a runner from p
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,7 +33,9 @@ from models.metamodel import MetaModel
 from models.preprocess import decode, fit_pixels
 from models.task import ClassSpec, TaskSpec, canonical_order, decode_recipe
 from models.text import Encoders, TextEncoder
+from service.backpressure import jittered
 from service.loading import Loader, unknown_task
+from service.telemetry import Metrics
 
 MAX_WAITING = 8
 TYPICAL_EXPLAIN_S = 0.5
@@ -74,13 +75,14 @@ class Explanation:
 class Explainer:
     """Explains decisions of tasks that are ready. ``generator`` and ``encoders``: those that tasks are made with."""
 
-    def __init__(self, loader: Loader, generator: OnnxGenerator, encoders: Encoders, *, max_pixels: int) -> None:
+    def __init__(
+        self, loader: Loader, generator: OnnxGenerator, encoders: Encoders, *, max_pixels: int, metrics: Metrics
+    ) -> None:
         self._loader, self._generator, self._encoders = loader, generator, encoders
-        self._max_pixels = max_pixels
+        self._max_pixels, self._shed = max_pixels, metrics.shed.labels("explain_queue_full")
         self._pool = ThreadPoolExecutor(1, "classmith-explain")
         self._n_waiting, self._explain_s = 0, TYPICAL_EXPLAIN_S
         self._words_sessions: dict[str, ort.InferenceSession] = {}
-        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Let the explanation being made end."""
@@ -89,7 +91,8 @@ class Explainer:
     async def explain(self, tenant: str, task_id: str, image: bytes) -> Explanation:
         """Why an encoded image is classified as it is.
 
-        Raises Busy where MAX_WAITING wait already, and what reading the image or the task raises.
+        Raises Busy where MAX_WAITING wait already, Conflict where the network's gradient is not known, and what reading
+        the image or the task raises.
         """
         return await self._in_turn(lambda: self._explain(tenant, task_id, image))
 
@@ -99,7 +102,8 @@ class Explainer:
 
     async def _in_turn(self, work: Callable[[], Result]) -> Result:
         if self._n_waiting >= MAX_WAITING:
-            wait_s = self._n_waiting * self._explain_s
+            self._shed.inc()
+            wait_s = jittered(self._n_waiting * self._explain_s)
             raise Busy("Too many explanations are asked for; try again in a moment.", retry_after_s=wait_s)
         self._n_waiting += 1
         try:
@@ -143,8 +147,9 @@ class Explainer:
     ) -> dict[str, list[WordWeight]] | None:
         """What each word of each description carried; None, and a note, where the text encoder is not to be had."""
         order, name = canonical_order(spec), meta_model.manifest.text_encoder
+        assert name is not None, "Manifest checks it"
         try:
-            encoder = self._encoders.get(name or "")
+            encoder = self._encoders.get(name)
             feeds = self._generator.feeds(meta_model, spec, order)
         except (MissingEncoder, GenerationFailed) as error:
             notes.append(f"Words are not weighed: {error.message}")
@@ -156,11 +161,10 @@ class Explainer:
         return {c.name: _of_class(c, weights[k], encoder) for k, c in enumerate(spec.classes)}
 
     def _words_session(self, meta_model: MetaModel) -> ort.InferenceSession:
-        with self._lock:
-            if meta_model.digest not in self._words_sessions:
-                files = (meta_model.read(WORDS_GRADIENT), meta_model.read("generator.onnx"))
-                self._words_sessions[meta_model.digest] = make_words_session(*files)
-            return self._words_sessions[meta_model.digest]
+        if meta_model.digest not in self._words_sessions:
+            files = (meta_model.read(WORDS_GRADIENT), meta_model.read("generator.onnx"))
+            self._words_sessions[meta_model.digest] = make_words_session(*files)
+        return self._words_sessions[meta_model.digest]
 
 
 def _unreadable(meta_model: MetaModel, spec: TaskSpec) -> list[str]:

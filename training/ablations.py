@@ -1,25 +1,25 @@
-"""N3 beside its ablations and its peers: meta-models and runs that differ in one thing, on the same tasks, in one table.
+"""N3 beside its ablations and its peers: meta-models and runs that differ in one thing, on the same tasks.
 
-Figures are those of each evaluation.json, of each run's log, and of files of `training compare-words`; what was measured
-on other images or other kinds of task is never put into one column.
+Figures are those of each evaluation.json and of files of `training compare-words`; what was measured on other images or
+other kinds of task is never put into one column.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from training import plots
-from training.card import column_name
-from training.checkpoint import CheckpointError, read_header
+from training.card import column_name, met
 from training.data.folders import DataError
 from training.page import Note, Part, Plot, Section, Table
-from training.subjects import Run, Subject, read_log
+from training.subjects import Subject
 
 METHOD = "n3"
 TITLE = "N3, its ablations and its peers"
@@ -28,9 +28,15 @@ PEERS = {
     "text2model": "Text2Model",
     "pdcnn_fc": "PDCNN-fc",
     "pdcnn_fc_conv": "PDCNN-fc+conv",
-    "megazsl_neighbours": "MEGAZSL, nearest imagined features",
-    "megazsl_softmax": "MEGAZSL, softmax of imagined features",
+    "megazsl": "MEGAZSL, nearest imagined features",
 }
+COMPARISONS = (
+    ("Which layers are adapted", ("classification layer alone", " adapted"), "fit n3 --config tiny-logits"),
+    ("Gamma and mu (the paper's Table 3)", ("gamma",), "fit n3 --config tiny-gamma-0.9"),
+    ("Token embeddings (the paper's Table 4)", ("embeddings",), "fit n3 --config tiny-static"),
+    ("Peers (the paper's Table 2)", tuple(PEERS.values()), "fit word-baselines --config tiny-pdcnn-fc"),
+)
+"""What the paper compares, by what the labels of its rows say, and how to begin to measure it."""
 INTRODUCTION = (
     "Every row of a column met the same tasks, documents and images. Rows of the written network differ in what their "
     "labels say; peers leave the base as it is."
@@ -39,26 +45,32 @@ INTRODUCTION = (
 
 @dataclass(frozen=True)
 class Measured:
-    """One accuracy, percent: ``column`` is the kind of task and the images, ``half`` the half width of 95 % (or nan)."""
+    """One accuracy, percent, with the half width of its 95 % interval (or nan), by what and from which files."""
 
     label: str
     column: tuple[str, str]
+    """The kind of task, and which tasks of it: two accuracies of one column met the same."""
     mean: float
     half: float
     seed: int
+    """Of the training."""
+    source: str
 
 
-def section(subjects: Sequence[Subject], runs: Sequence[Run], peers: Sequence[Path]) -> Section | None:
+def section(subjects: Sequence[Subject], peers: Sequence[Path]) -> Section | None:
     """None where there is neither an N3 nor a peer; raises DataError where a file of peers can't be read."""
-    found = [m for s in subjects if s.meta_model.manifest.method == METHOD for m in _of_subject(s)]
-    found += [m for path in peers for m in _of_peers(path)]
-    parts: list[Part] = _compared(found) if found else []
-    logged = _logged(runs)
-    parts += [logged] if logged else []
-    return Section("ablations", TITLE, INTRODUCTION, parts) if parts else None
+    subjects = [s for s in subjects if s.meta_model.manifest.method == METHOD]
+    compared = [_read_peers(path) for path in peers]
+    found = [m for subject in subjects for m in _of_subject(subject)]
+    found = _apart([*found, *(m for path, value in zip(peers, compared, strict=True) for m in _of_peers(value, path))])
+    if not subjects and not found:
+        return None
+    parts = _compared(found) if found else []
+    notes = [Note(text) for text in (*_leaks(compared), *_missing(found))]
+    return Section("ablations", TITLE, INTRODUCTION, [*parts, *notes])
 
 
-def describe(config: Mapping[str, Any]) -> str:
+def kind(config: Mapping[str, Any]) -> str:
     """What an N3's configuration is as an ablation: what it adapts, and what differs from the paper's choice."""
     model = config["model"]
     adapts = model["adapts"]
@@ -69,37 +81,72 @@ def describe(config: Mapping[str, Any]) -> str:
         parts.append(f"{config['embeddings']} embeddings")
     if model["gamma"] is not None:
         parts.append(f"gamma {model['gamma']:g}, mu from {model['mu']:g}")
-    return f"{', '.join(parts)} ({model['base']['architecture']}, {model['base']['size']} px)"
+    return ", ".join(parts)
+
+
+def _on(base: Mapping[str, Any]) -> str:
+    return f"({base['architecture']}, {base['size']} px)"
 
 
 def _of_subject(subject: Subject) -> list[Measured]:
-    label = describe(subject.config) if subject.config else subject.name
-    seed = int(subject.config.get("seed", 0))
+    config = subject.config
+    label = f"N3, {kind(config)} {_on(config['model']['base'])}" if config else subject.name
     return [
-        Measured(f"N3, {label}", (c.name, c.facts["data_digest"]), figure["mean"], figure["ci95"], seed)
-        for c in subject.columns
-        if (figure := c.facts["accuracy"].get("generated"))
+        _measured(label, column.facts, figure, config.get("seed", 0), subject.name)
+        for column in subject.columns
+        if (figure := column.facts["accuracy"].get("generated"))
     ]
 
 
-def _of_peers(path: Path) -> list[Measured]:
+def _read_peers(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
-        base = f"({value['base']['architecture']}, {value['base']['size']} px)"
-        return [
-            Measured(
-                f"{PEERS.get(name, name)} {base}",
-                (column_name(c), c["data_digest"]),
-                own["mean"],
-                own["ci95"],
-                int(seed),
-            )
-            for c in value["columns"]
-            for name, seeds in c["by_seed"].items()
-            for seed, own in seeds.items()
-        ]
+        _of_peers(value, path)
+        _leaks([value])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} holds no peers ({error!r}); `training compare-words` writes some.") from error
+    return dict(value)
+
+
+def _of_peers(value: Mapping[str, Any], path: Path) -> list[Measured]:
+    return [
+        _measured(f"{PEERS.get(name, name)} {_on(value['base'])}", column, figure, seed, path.name)
+        for column in value["columns"]
+        for name, seeds in column["by_seed"].items()
+        for seed, figure in seeds.items()
+    ]
+
+
+def _measured(
+    label: str, column: Mapping[str, Any], figure: Mapping[str, float], seed: int | str, source: str
+) -> Measured:
+    tasks = f"{column['n_episodes']} episodes, seed {column['seed']}, data digest {column['data_digest']}"
+    return Measured(label, (column_name(dict(column)), tasks), figure["mean"], figure["ci95"], int(seed), source)
+
+
+def _apart(found: Sequence[Measured]) -> list[Measured]:
+    """Several seeds of a label are one row; what has the same seed, too, is told apart by where it is from."""
+    counts = Counter((m.label, m.column, m.seed) for m in found)
+    alike = {label for (label, _, _), n in counts.items() if n > 1}
+    return [replace(m, label=f"{m.label} [{m.source}]") if m.label in alike else m for m in found]
+
+
+def _leaks(compared: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the base of each file of peers has met."""
+    return [
+        f"Of the peers' base {_on(value['base'])}: it has met "
+        f"{met(value['base'], value['train_data_digest']).replace('**', '')}."
+        for value in compared
+    ]
+
+
+def _missing(found: Sequence[Measured]) -> list[str]:
+    """What of the paper's comparisons is not here, and what would measure it."""
+    return [
+        f"{what}: not measured. `training {fit}`, then `training compare-words` and `--peers` here."
+        for what, marks, fit in COMPARISONS
+        if not any(mark in m.label for mark in marks for m in found)
+    ]
 
 
 def _compared(found: Sequence[Measured]) -> list[Part]:
@@ -108,7 +155,7 @@ def _compared(found: Sequence[Measured]) -> list[Part]:
     cells = {(label, column): _over_seeds(found, label, column) for label in labels for column in columns}
     rows = [[label, *(_cell(cells[label, column]) for column in columns)] for label in labels]
     drawn = {
-        f"{column[0]} ({column[1]})": [
+        f"{column[0]} ({column[1].partition(',')[0]})": [
             (label, fmean(m.mean for m in cells[label, column]), _half(cells[label, column]))
             for label in labels
             if cells[label, column]
@@ -116,10 +163,10 @@ def _compared(found: Sequence[Measured]) -> list[Part]:
         for column in columns
     }
     caption = (
-        "Accuracy, %, on unseen classes. One seed: 95 % interval over tasks; several: mean and standard deviation over "
-        f"the trainings' seeds. Data digests: {', '.join(dict.fromkeys(digest for _, digest in columns))}."
+        "Accuracy, %, on unseen classes. One training: 95 % interval over tasks; several: mean and standard deviation "
+        f"over their seeds. {'; '.join(f'{name}: {tasks}' for name, tasks in columns)}."
     )
-    table = Table(caption, ["accuracy, %", *(f"{name} ({digest})" for name, digest in columns)], rows)
+    table = Table(caption, ["accuracy, %", *(f"{name}, {tasks.partition(',')[0]}" for name, tasks in columns)], rows)
     said = "; ".join(f"{label} {_cell(cells[label, columns[0]])}" for label in labels if cells[label, columns[0]])
     plot = Plot("Ablations and peers", plots.to_svg(plots.bars(drawn)), f"{columns[0][0]}: {said}.", caption)
     return [table, plot]
@@ -140,29 +187,3 @@ def _cell(values: Sequence[Measured]) -> str:
     half = _half(values)
     seeds = f" ({len(values)} seeds)" if len(values) > 1 else ""
     return f"{fmean(m.mean for m in values):.2f}" + ("" if math.isnan(half) else f" ± {half:.2f}") + seeds
-
-
-def _logged(runs: Sequence[Run]) -> Table | Note | None:
-    """What the logs of N3's runs end with: of those too that can't be exported, such as other embeddings."""
-    rows, problems = [], []
-    for run in runs:
-        try:
-            header = read_header(run.folder / "checkpoint.safetensors")
-            if header["method"] != METHOD:
-                continue
-            last = read_log(run.folder, ("step", "adapted", "base"))[-1]
-        except CheckpointError:
-            continue  # named among the runs
-        except DataError as error:
-            problems.append(str(error))
-            continue
-        seed, digest = header["config"]["seed"], header.get("train_data_digest", "")
-        figures = [f"{100 * last[name]:.1f}" for name in ("adapted", "base")]
-        rows.append([describe(header["config"]), str(last["step"]), str(seed), *figures, digest])
-    if not rows:
-        return Note(" ".join(problems)) if problems else None
-    caption = (
-        "Accuracy, %, of 10-way tasks of validation classes, words alone, that a run's log ends with: few tasks, the same "
-        f"for all, to compare runs that no evaluation has. {' '.join(problems)}"
-    )
-    return Table(caption, ["run", "steps", "seed", "as written", "classification layer alone", "training data"], rows)

@@ -113,7 +113,7 @@ def _base_facts(config: dict[str, Any], origin: dict[str, Any] | None, digest: s
         ("base", f"{spec['architecture']}, {spec['size']} px; adapted: {layers}"),
         (
             "what the base has met",
-            _met(origin, digest, classifier_rows=config["classifier_rows"]) + rows * config["classifier_rows"],
+            met(origin, digest, classifier_rows=config["classifier_rows"]) + rows * config["classifier_rows"],
         ),
         (
             "texts are read by",
@@ -123,8 +123,8 @@ def _base_facts(config: dict[str, Any], origin: dict[str, Any] | None, digest: s
     ]
 
 
-def _met(origin: dict[str, Any] | None, digest: str, *, classifier_rows: bool) -> str:
-    """The leak statement; ``origin`` is what ``pretrained.origin`` says of the base."""
+def met(origin: dict[str, Any] | None, digest: str, *, classifier_rows: bool = False) -> str:
+    """The leak statement of a base; ``origin`` is what ``pretrained.origin`` says of the base."""
     if classifier_rows or (origin and origin["pretrained"]):
         return MET_IMAGENET
     if origin and origin["train_data_digest"] == digest:

@@ -74,7 +74,8 @@ def _add_method(methods: Commands, name: str, configs: Mapping[str, object], wha
         fit.add_argument("--steps", type=_positive, help="optimiser steps, instead of the config's")
     fit.add_argument("--seed", type=int, default=0)
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ...")
-    fit.add_argument("--bf16", action="store_true", help="forward passes in bfloat16")
+    if name != "word-baselines":  # of which the base's features are all that takes long, and they are kept
+        fit.add_argument("--bf16", action="store_true", help="forward passes in bfloat16")
     commands = {
         "hypertransformer": _fit_hypertransformer,
         "n3": _fit_n3,
@@ -126,11 +127,14 @@ def _add_evaluate(commands: Commands) -> None:
 def _add_compare_words(commands: Commands) -> None:
     compare = commands.add_parser(
         "compare-words",
-        help="accuracy of `fit word-baselines` runs, side by side, as JSON",
+        help="accuracy of runs that read words, side by side, as JSON",
         description="The tasks, documents and images of `training evaluate`'s columns of words alone, so that what is "
-        "written stands beside an N3's figures (`training report --peers FILE`). Runs of one configuration are seeds.",
+        "written stands beside an N3's figures (`training report --peers FILE`). Runs of one configuration are seeds. "
+        "So can runs of n3 be measured that no export can hold, such as those of other embeddings.",
     )
-    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a folder of `training fit word-baselines`")
+    compare.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a folder of `fit word-baselines`, or of `fit n3`"
+    )
     compare.add_argument(
         "--images", type=Path, help="the class folders the runs were trained on, if they were your own"
     )
@@ -200,7 +204,7 @@ def _fit_word_baselines(arguments: argparse.Namespace) -> None:
     train, _ = DATASETS[config.dataset].split(own, size=config.base_spec.size)
     _run_fit(
         arguments,
-        arguments.bf16,
+        False,
         lambda run, here: fit(config, train, run, here, texts=texts),
         then="training compare-words {run} --out FILE",
     )
@@ -283,15 +287,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _compare_words(arguments: argparse.Namespace) -> None:
     from training.data import DATASETS, descriptions
-    from training.recipes.word_baselines import load_peer
-    from training.word_peers import compare, dataset_of
+    from training.word_peers import compare, data_of, load
 
-    peers = [load_peer(run / "checkpoint.safetensors") for run in arguments.runs]
-    dataset, own = DATASETS[dataset_of(peers)], arguments.images
-    _, images = dataset.split(own, size=peers[0][0].config.base_spec.size)
-    texts = descriptions.read_descriptions(descriptions.beside(own)) if own else descriptions.of_dataset(dataset.name)
+    loaded, own = [load(run) for run in arguments.runs], arguments.images
+    name, size = data_of(loaded)
+    _, images = DATASETS[name].split(own, size=size)
+    texts = descriptions.read_descriptions(descriptions.beside(own)) if own else descriptions.of_dataset(name)
     folder = arguments.runs[0].parent
-    compared = compare(peers, images, texts, folder, n_episodes=arguments.episodes, seed=arguments.seed)
+    compared = compare(loaded, images, texts, folder, n_episodes=arguments.episodes, seed=arguments.seed)
     runs = " ".join(map(str, arguments.runs))
     compared["command"] = f"training compare-words {runs} --episodes {arguments.episodes} --seed {arguments.seed}"
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from training import card, described_tasks
 from training.checkpoint import write_text
 from training.data import DATASETS, descriptions
 from training.data.folders import DataError, ImageSet, read_images
-from training.episodes import EpisodeShape
+from training.episodes import EpisodeShape, shrink
 from training.evaluate import evaluate
 
 Column = tuple[EpisodeShape, bool]
@@ -48,7 +48,11 @@ def evaluate_standard(meta_model: MetaModel, *, n_episodes: int = 1000, seed: in
     images = dataset.load("validation", size=meta_model.manifest.preprocess.size)
     evaluation["command"] = f"training evaluate models/zoo/{meta_model.name} --episodes {n_episodes} --seed {seed}"
     if meta_model.manifest.accepts_descriptions:
-        evaluation["columns"] = _described(meta_model, dataset.name, images, n_episodes, seed)
+        texts = descriptions.of_dataset(dataset.name)
+        evaluation["columns"] = [
+            described_tasks.evaluate(meta_model, images, texts, shape, n_episodes=n, seed=seed)
+            for shape, n in described_columns(images, n_episodes, shots=meta_model.manifest.accepts_images)
+        ]
     else:
         evaluation["columns"] = [
             evaluate(meta_model, images, shape, n_episodes=n_episodes, seed=seed, within_group=within)
@@ -59,20 +63,11 @@ def evaluate_standard(meta_model: MetaModel, *, n_episodes: int = 1000, seed: in
     return evaluation
 
 
-def _described(
-    meta_model: MetaModel, dataset: str, images: ImageSet, n_episodes: int, seed: int
-) -> list[dict[str, Any]]:
-    texts = descriptions.of_dataset(dataset)
-    shapes = [
-        s for s in DESCRIBED if s.n_way <= images.n_classes and (not s.n_shot or meta_model.manifest.accepts_images)
-    ]
-    return [
-        described_tasks.evaluate(
-            meta_model, images, texts, shape, seed=seed,
-            n_episodes=max(2, n_episodes // FEWER) if shape.n_way == images.n_classes else n_episodes,
-        )
-        for shape in shapes
-    ]  # fmt: skip
+def described_columns(images: ImageSet, n_episodes: int, *, shots: bool) -> list[tuple[EpisodeShape, int]]:
+    """The columns of classes that are described, as far as the images go, and how many episodes each takes."""
+    shapes = dict.fromkeys(shrink(shape, images) for shape in DESCRIBED if shots or not shape.n_shot)
+    fewer = max(2, n_episodes // FEWER)
+    return [(shape, fewer if shape.n_way == images.n_classes else n_episodes) for shape in shapes]
 
 
 def evaluate_images(

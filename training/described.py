@@ -36,7 +36,7 @@ class Material:
 
     images: ImageSet
     features: NDArray[np.float32]
-    """Of every image, by the base as it is, projected: ``(N, F)``."""
+    """Of every image, by the base as it is, projected, and scattered as those of unseen classes are: ``(N, F)``."""
     texts: EncodedTexts
     means: NDArray[np.float32]
     """Of each class's features ``(A, F)``: true ones, or those that a classifier's row implies."""
@@ -98,15 +98,19 @@ def prepare(
         means = _means_by_rows(raw, train, further, projection)
     encoder = Encoders().get(config.text_encoder)
     encoded = encode_texts(known, encoder, config.n_documents, embeddings=config.embeddings, seed=config.seed)
+    priors = _cross_fitted(encoded.means, means)
+    strength = forms.slope(priors[: train.n_classes, 0], means[: train.n_classes])
+    middles = means[train.labels]
+    scattered = middles + config.scatter * (features - middles)
     material = Material(
         images=train,
-        features=features.astype(np.float32),
+        features=scattered.astype(np.float32),
         texts=encoded,
         means=means.astype(np.float32),
-        priors=_cross_fitted(encoded.means, means).astype(np.float32),
-        spread=float((features - means[train.labels]).std()),
+        priors=(strength * priors).astype(np.float32),
+        spread=float((scattered - middles).std()),
     )
-    return material, _fitted_model(config, base, projection, material)
+    return material, _fitted_model(config, base, projection, material, strength)
 
 
 def draw_task(material: Material, config: Config, rng: np.random.Generator, *, imagined: bool) -> Task:
@@ -179,7 +183,8 @@ def _cross_fitted(texts: NDArray[np.float64], means: NDArray[np.float64]) -> NDA
     return found
 
 
-def _fitted_model(config: Config, base: Base, projection: forms.Projection, material: Material) -> N3:
+def _fitted_model(config: Config, base: Base, projection: forms.Projection, material: Material, strength: float) -> N3:
+    """``strength``: by what the regression's means are multiplied."""
     regression = forms.fit_regression(material.texts.means[:, :N_REMEMBERED], material.means.astype(np.float64))
     n_remembered, token_dim = regression.texts.shape
     model = N3(replace(config.model, n_remembered=n_remembered, token_dim=token_dim))
@@ -194,7 +199,7 @@ def _fitted_model(config: Config, base: Base, projection: forms.Projection, mate
         "target.projection.bias": projection.bias,
         "regression.middle": regression.middle,
         "regression.texts": regression.texts,
-        "regression.coefficients": regression.coefficients,
+        "regression.coefficients": strength * regression.coefficients,
         "regression.sharpness": forms.SHARPNESS,
         "fusion.log_variance": np.log(np.stack(variances) / material.spread**2),
         "log_scale": np.log(forms.best_scale(material.features[::7], material.priors[:n_real, 0], labels[::7])),

@@ -63,12 +63,13 @@ def encode_texts(
     flat = [text for own in documents for text in own]
     encoded: list[NDArray[np.float16]] = []
     for start in tqdm(range(0, len(flat), ENCODED_AT_ONCE), disable=not progress, desc="texts", mininterval=5.0):
-        encoded += _encode(flat[start : start + ENCODED_AT_ONCE], encoder, embeddings)
+        encoded += embed(flat[start : start + ENCODED_AT_ONCE], encoder, embeddings)
     starts = range(0, len(encoded), n_documents)
     return EncodedTexts(tuple(tuple(encoded[i : i + n_documents]) for i in starts))
 
 
-def _encode(texts: list[str], encoder: TextEncoder, embeddings: Embeddings) -> list[NDArray[np.float16]]:
+def embed(texts: Sequence[str], encoder: TextEncoder, embeddings: Embeddings) -> list[NDArray[np.float16]]:
+    """The embeddings ``(T, D)`` of each text."""
     if embeddings == "static":
         return [_static(text, encoder) for text in texts]
     found = [own.tokens for own in encoder.encode(texts)]

@@ -61,7 +61,8 @@ def confusion(subject: Subject, options: Options) -> Plot:
     said = f"Most often: {', '.join(pairs)}." if pairs else "None is taken for another."
     caption = (
         f"Answers to {found.n_images} images of {len(found.names)} classes by one network written from words alone; "
-        f"{100 * np.diag(found.shares).mean():.1f} % are right. Classes that are taken for one another are neighbours. "
+        f"{100 * np.diag(found.shares).mean():.1f} % are right. White is none of a class's images, the darkest "
+        "all of them; classes that are taken for one another are neighbours. "
         f"{said} {_drawn_from(network, options, 1)}"
     )
     figure = plots.confusion(found.shares, found.names)

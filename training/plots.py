@@ -298,16 +298,17 @@ def confusion(shares: Array, names: Sequence[str]) -> Figure:
 
 
 def bars(groups: Mapping[str, Sequence[tuple[str, float, float]]]) -> Figure:
-    """For each title bars of (label, percent, half interval or nan), one axes under another."""
-    heights = [0.35 + 0.24 * len(rows) for rows in groups.values()]
+    """For each title bars of (label, percent, half interval or nan), one axes under another, labels above the bars."""
+    heights = [0.35 + 0.28 * len(rows) for rows in groups.values()]
     figure = Figure(figsize=(WIDTH, 0.3 + sum(heights)))
-    drawn = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+    drawn = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (title, rows) in zip(drawn, groups.items(), strict=True):
         labels, values, halves = zip(*rows, strict=True)
-        axes.barh(range(len(rows)), values, xerr=np.nan_to_num(halves), color=BLUE, error_kw={"linewidth": 0.8})
-        axes.set_yticks(range(len(rows)), labels, fontsize=7)
-        axes.invert_yaxis()
-        axes.set_title(title)
+        axes.barh(range(len(rows)), values, 0.4, xerr=np.nan_to_num(halves), color=BLUE, error_kw={"linewidth": 0.8})
+        for place, label in enumerate(labels):
+            axes.text(0, place - 0.3, f" {label}", fontsize=7, va="bottom")
+        axes.set(yticks=[], ylim=(len(rows) - 0.6, -0.9))
+        axes.set_title(title, loc="left")
     drawn[-1].set_xlabel("accuracy, %")
     return figure
 

@@ -26,8 +26,8 @@ from training.subjects import Column, Options, Run, Subject, read_subjects
 What = TypeVar("What", Subject, Run)
 TITLE = "Meta-models: what they do"
 INTRODUCTION = (
-    "A meta-model writes a neural network for a task from a few images of each class, or from words. Here every image is "
-    "answered on its own (inductive), support and query images are disjoint, and each figure stands beside its "
+    "A meta-model writes a neural network for a task from a few images of each class, or from words. Here every image "
+    "is answered on its own (inductive), support and query images are disjoint, and each figure stands beside its "
     "controls."
 )
 
@@ -50,7 +50,7 @@ def write(
     """
     subjects = read_subjects(zoo, columns)
     with plots.style():
-        compared = ablations.section(subjects, [Run(path) for path in runs], peers)
+        compared = ablations.section(subjects, peers)
         sections = [
             _overview(subjects, zoo),
             *([_accuracy(subjects)] if _have_widths(subjects) else []),

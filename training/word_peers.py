@@ -1,14 +1,15 @@
 """What N3 is compared with, measured: the tasks, documents and images of ``described_tasks.evaluate``, words alone.
 
 Runs of one method are its seeds: each task counts with their mean. What comes out is one JSON object with ``columns``
-of ``accuracy`` by name, as an evaluation.json has, for `training report --peers`.
+of ``accuracy`` by name, as an evaluation.json has, for `training report --peers`. N3's own runs may be among them:
+those of other embeddings can't be exported, and so have no evaluation.json.
 
-Shapes: K classes, Q queries, n imagined features of a class, F features, D text embedding.
+Shapes: K classes, Q queries, n imagined features of a class, F features, T tokens, D token embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,37 +20,62 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from models.methods.megazsl import Megazsl
+from models.methods.n3 import N3
+from models.nn.bases import BaseSpec
 from models.task import class_text
-from models.text import Encoders
-from training import metrics
-from training.baselines import logistic_regression
-from training.columns import DESCRIBED, FEWER
+from models.text import Encoders, TextEncoder
+from training import checkpoint, metrics
+from training.ablations import kind
+from training.columns import described_columns
 from training.data.descriptions import ClassTexts, in_order
 from training.data.folders import DataError, ImageSet
+from training.described import pad
 from training.described_tasks import Words
-from training.episodes import Episode, EpisodeShape, sample, shrink
+from training.encoded import embed
+from training.episodes import Episode, EpisodeShape, sample
 from training.evaluate import hardware
 from training.pretrained import origin, read_base
+from training.recipes import n3, word_baselines
 from training.recipes.word_baselines import Peer
 from training.runtime import Runtime
-from training.word_features import FEATURES, BaseFeatures, base_features, pooled
+from training.word_features import FEATURES, base_features, digest_of, pooled
 
 N_NEIGHBOURS = 20
 """As GAZSL's code has it."""
 CPU = Runtime(torch.device("cpu"), bf16=False, rank=0, world_size=1)
-Loaded = tuple[Peer, dict[str, Any]]
+Loaded = tuple[Peer | N3, dict[str, Any]]
+Answer = Callable[[Sequence[str], Episode], NDArray[np.int64]]
+"""The texts of K classes, and images of them -> predictions ``(Q,)``."""
 
 
-def dataset_of(peers: Sequence[Loaded]) -> str:
-    """The data set of all; raises DataError where data, base or encoder differ, for then nothing can be compared."""
-    facts = {(p.config.dataset, p.config.base, p.config.text_encoder, h["train_data_digest"]) for p, h in peers}
+def load(run: Path) -> Loaded:
+    """What a run trained, and its checkpoint's header; raises CheckpointError where it reads no words."""
+    path = run / "checkpoint.safetensors"
+    method = checkpoint.read_header(path).get("method")
+    if method not in (n3.METHOD, word_baselines.METHOD):
+        raise checkpoint.CheckpointError(f"{path} is of {method}, which reads no words; give runs of methods that do.")
+    return n3.load_model(path) if method == n3.METHOD else word_baselines.load_peer(path)
+
+
+def data_of(runs: Sequence[Loaded]) -> tuple[str, int]:
+    """The data set of all and the size of its images.
+
+    Raises DataError where data, base or encoder differ, for then nothing can be compared, or two runs are one seed.
+    """
+    facts = {
+        (h["config"]["dataset"], h["train_data_digest"], h["config"]["text_encoder"], _base_digest(model, h))
+        for model, h in runs
+    }
     if len(facts) != 1:
-        raise DataError("These runs differ in data set, base or text encoder; compare those of one kind at a time.")
-    return peers[0][0].config.dataset
+        raise DataError("These runs differ in data, base or text encoder; compare those of one kind at a time.")
+    seeds = [(_name(model, h), h["config"]["seed"]) for model, h in runs]
+    if twice := [name for name, seed in seeds if seeds.count((name, seed)) > 1]:
+        raise DataError(f"Two runs of {twice[0]} have the same seed; give one, or train one with another --seed.")
+    return runs[0][1]["config"]["dataset"], _base_spec(runs[0][0]).size
 
 
 def compare(
-    peers: Sequence[Loaded],
+    runs: Sequence[Loaded],
     images: ImageSet,
     texts: Mapping[str, ClassTexts],
     folder: Path,
@@ -62,35 +88,44 @@ def compare(
 
     ``folder``: of the runs, where features of the base are kept. Raises DataError where runs can't be compared.
     """
-    dataset_of(peers)
-    config = peers[0][0].config
-    base = read_base(config.base, config.base_spec)
-    found = [base_features(p.config, base, images, folder / FEATURES, CPU, progress=progress) for p, _ in peers]
-    shapes = [shrink(shape, images) for shape in DESCRIBED if not shape.n_shot]
-    written = in_order(images.class_names, texts)
-    columns = []
-    for shape in dict.fromkeys(shapes):
-        n = max(2, n_episodes // FEWER) if shape.n_way == images.n_classes else n_episodes
-        columns.append(_column(peers, found, images, written, shape, n_episodes=n, seed=seed, progress=progress))
+    data_of(runs)
+    config = runs[0][1]["config"]
+    encoder, written = Encoders().get(config["text_encoder"]), in_order(images.class_names, texts)
+    answers = [(_name(model, h), h["config"]["seed"], _answer(model, h, images, encoder, folder)) for model, h in runs]
+    columns = [
+        _column(answers, images, written, shape, n_episodes=n, seed=seed, progress=progress)
+        for shape, n in described_columns(images, n_episodes, shots=False)
+    ]
     return {
-        "base": {"source": config.base, **asdict(config.base_spec), **origin(config.base)},
-        "text_encoder": config.text_encoder,
-        "runs": [_facts(peer, header) for peer, header in peers],
+        "base": {"source": config["base"], **asdict(_base_spec(runs[0][0])), **origin(config["base"])},
+        "text_encoder": config["text_encoder"],
+        "train_data_digest": runs[0][1]["train_data_digest"],
+        "runs": [_facts(model, header) for model, header in runs],
         "columns": columns,
     }
 
 
-def _facts(peer: Peer, header: dict[str, Any]) -> dict[str, Any]:
-    config = peer.config
-    n_parameters = sum(tensor.numel() for tensor in peer.method.state_dict().values())
-    kept = {k: getattr(config, k) for k in ("seed", "learning_rate", "weight_decay", "pooling", "n_documents")}
-    facts = {k: header[k] for k in ("train_data_digest", "train_classes")}
-    return {"method": config.method, "steps": header["step"], "n_parameters": n_parameters, **kept, **facts}
+def _facts(model: Peer | N3, header: dict[str, Any]) -> dict[str, Any]:
+    own = model.method.state_dict() if isinstance(model, Peer) else dict(model.named_parameters())
+    n_parameters = sum(tensor.numel() for name, tensor in own.items() if not name.startswith("target."))
+    kept = {name: header[name] for name in ("config", "train_data_digest", "train_classes")}
+    return {"method": _name(model, header), "steps": header["step"], "n_parameters": n_parameters, **kept}
+
+
+def _name(model: Peer | N3, header: dict[str, Any]) -> str:
+    return model.config.method.replace("-", "_") if isinstance(model, Peer) else f"N3, {kind(header['config'])}"
+
+
+def _base_spec(model: Peer | N3) -> BaseSpec:
+    return model.config.base_spec if isinstance(model, Peer) else model.config.base
+
+
+def _base_digest(model: Peer | N3, header: dict[str, Any]) -> str:
+    return str(header["base_digest"]) if isinstance(model, Peer) else digest_of(model.target.base)
 
 
 def _column(
-    peers: Sequence[Loaded],
-    found: Sequence[BaseFeatures],
+    answers: Sequence[tuple[str, int, Answer]],
     images: ImageSet,
     texts: Sequence[ClassTexts],
     shape: EpisodeShape,
@@ -99,19 +134,14 @@ def _column(
     seed: int,
     progress: bool,
 ) -> dict[str, Any]:
-    encoder = Encoders().get(peers[0][0].config.text_encoder)
-    projected = [peer.project(own.raw) for (peer, _), own in zip(peers, found, strict=True)]
     scores: dict[str, dict[int, list[float]]] = {}
     for number in tqdm(range(n_episodes), disable=not progress, desc=f"{shape.n_way}-way", mininterval=5.0):
         rng = np.random.default_rng([seed, number])
         episode = sample(images, shape, rng)
-        specs = [Words().spec(texts[k], i, rng) for i, k in enumerate(episode.classes)]
-        tokens = [own.tokens for own in encoder.encode([class_text(*spec) for spec in specs])]
-        for (peer, _), features, own in zip(peers, projected, found, strict=True):
-            vectors = torch.from_numpy(pooled(tokens, peer.config.pooling))
-            for name, predicted in _predict(peer, vectors, features, own.maps, episode).items():
-                of_name = scores.setdefault(name, {}).setdefault(peer.config.seed, [])
-                of_name.append(float((predicted == episode.query_labels).mean()))
+        documents = [class_text(*Words().spec(texts[k], i, rng)) for i, k in enumerate(episode.classes)]
+        for name, of_run, answer in answers:
+            right = float((answer(documents, episode) == episode.query_labels).mean())
+            scores.setdefault(name, {}).setdefault(of_run, []).append(right)
     return {
         "given": "words",
         "shape": asdict(shape),
@@ -127,30 +157,49 @@ def _column(
     }
 
 
-@torch.no_grad()
-def _predict(
-    peer: Peer,
-    texts: torch.Tensor,
-    features: NDArray[np.float32],
-    maps: NDArray[np.float16] | None,
-    episode: Episode,
-) -> dict[str, NDArray[np.int64]]:
-    """Predictions ``(Q,)`` of one task, by the name of what makes them."""
-    queries = features[episode.query]
-    if isinstance(peer.method, Megazsl):
-        return _from_imagined(peer.method.imagine_classes(texts).numpy(), queries)
-    chosen = None if maps is None else torch.from_numpy(maps[episode.query].astype(np.float32))
-    logits = peer.method(texts, torch.from_numpy(queries), chosen)
-    return {peer.config.method.replace("-", "_"): logits.argmax(dim=-1).numpy()}
+def _answer(model: Peer | N3, header: dict[str, Any], images: ImageSet, encoder: TextEncoder, folder: Path) -> Answer:
+    if isinstance(model, N3):
+        return _answer_n3(model, header, images, encoder)
+    config, method = model.config, model.method
+    base = read_base(config.base, config.base_spec)
+    if digest_of(base) != header["base_digest"]:
+        raise DataError(f"{config.base} is no longer what the runs were trained on; train them again.")
+    found = base_features(config, base, images, folder / FEATURES, CPU)
+    features = model.projection(found.raw).astype(np.float32)
+
+    @torch.no_grad()
+    def answer(documents: Sequence[str], episode: Episode) -> NDArray[np.int64]:
+        vectors = torch.from_numpy(pooled([own.tokens for own in encoder.encode(documents)], config.pooling))
+        queries = features[episode.query]
+        if isinstance(method, Megazsl):
+            return _nearest_imagined(method.imagine_classes(vectors).numpy(), queries)
+        maps = None if found.maps is None else torch.from_numpy(found.maps[episode.query]).float()
+        logits: torch.Tensor = method(vectors, torch.from_numpy(queries), maps)
+        return logits.argmax(dim=-1).numpy()
+
+    return answer
 
 
-def _from_imagined(imagined: NDArray[np.float32], queries: NDArray[np.float32]) -> dict[str, NDArray[np.int64]]:
-    """What imagined features ``(K, n, F)`` say of queries ``(Q, F)``: the nearest of them, and a softmax of them."""
+def _answer_n3(model: N3, header: dict[str, Any], images: ImageSet, encoder: TextEncoder) -> Answer:
+    embeddings = header["config"]["embeddings"]
+
+    @torch.no_grad()
+    def answer(documents: Sequence[str], episode: Episode) -> NDArray[np.int64]:
+        tokens = [own.astype(np.float32) for own in embed(documents, encoder, embeddings)]
+        padded, mask = (torch.from_numpy(part) for part in pad(tokens))
+        nothing = torch.zeros(len(documents), 1, model.config.n_features)
+        adaptation = model.generate(padded, mask, nothing, nothing[..., 0])
+        logits = model.classify(adaptation, torch.from_numpy(images.pixels[episode.query]))
+        return logits.argmax(dim=-1).numpy()
+
+    return answer
+
+
+def _nearest_imagined(imagined: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The class that most of the nearest imagined features ``(K, n, F)`` are of, of each query ``(Q, F)``."""
     from sklearn.neighbors import KNeighborsClassifier
 
     support, labels = imagined.reshape(-1, imagined.shape[-1]), np.arange(len(imagined)).repeat(imagined.shape[1])
     neighbours = KNeighborsClassifier(min(N_NEIGHBOURS, imagined.shape[1]), metric="cosine").fit(support, labels)
-    return {
-        "megazsl_neighbours": neighbours.predict(queries),
-        "megazsl_softmax": logistic_regression(support, labels, queries),
-    }
+    predicted: NDArray[np.int64] = neighbours.predict(queries)
+    return predicted

@@ -11,6 +11,7 @@ Shapes: N samples, K classes, n imagined features of each, D text embedding, Z n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,21 @@ class MegazslConfig:
     n_hidden: int = 512
     n_imagined: int = 60
     """n, as in the paper."""
+    gradient_penalty: float = 10.0
+    pivot: float = 1.0
+
+
+class Batch(NamedTuple):
+    """Features of N images ``(N, F)``, their classes ``(N,)``, a text of each one's class ``(N, D)``, noise ``(N, Z)``.
+
+    ``mix`` ``(N, 1)``, 0..1: how far between each image and its imagined features the penalty is taken.
+    """
+
+    features: Tensor
+    labels: Tensor
+    texts: Tensor
+    noise: Tensor
+    mix: Tensor
 
 
 class Megazsl(nn.Module):
@@ -57,6 +73,28 @@ class Megazsl(nn.Module):
         """Features ``(N, F)`` -> how real they are ``(N,)``, and logits of the training classes ``(N, C)``."""
         hidden = self.critic(features)
         return self.reality(hidden).squeeze(1), self.classes(hidden)
+
+    def critic_loss(self, batch: Batch) -> Tensor:
+        """Wasserstein loss with a gradient penalty (Gulrajani et al., 2017), and both kinds of features told apart."""
+        imagined = self.imagine(batch.texts, batch.noise).detach()
+        (real, of_real), (false, of_false) = self.judge(batch.features), self.judge(imagined)
+        between = torch.lerp(batch.features, imagined, batch.mix).requires_grad_(True)
+        (slope,) = torch.autograd.grad(self.judge(between)[0].sum(), between, create_graph=True)
+        penalty = self.config.gradient_penalty * ((slope.norm(dim=1) - 1) ** 2).mean()
+        told = F.cross_entropy(of_real, batch.labels) + F.cross_entropy(of_false, batch.labels)
+        loss: Tensor = false.mean() - real.mean() + penalty + 0.5 * told
+        return loss
+
+    def generator_loss(self, batch: Batch, means: Tensor) -> Tensor:
+        """To be taken for real, and for its class; and the visual pivot to the true ``means`` ``(C, F)``."""
+        imagined = self.imagine(batch.texts, batch.noise)
+        real, logits = self.judge(imagined)
+        member = F.one_hot(batch.labels, self.config.n_classes).to(imagined.dtype)
+        n_images = member.sum(dim=0)
+        there = n_images > 0
+        apart = (member.T @ imagined)[there] / n_images[there, None] - means[there]
+        pivot = self.config.pivot * (apart**2).sum(dim=1).mean()
+        return F.cross_entropy(logits, batch.labels) - real.mean() + pivot
 
     def imagine_classes(self, texts: Tensor) -> Tensor:
         """Texts ``(K, D)`` -> n features of each class ``(K, n, F)``; the same noise for every class and every time."""

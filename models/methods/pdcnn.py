@@ -2,7 +2,8 @@
 
 Source: Lei Ba, Swersky, Fidler and Salakhutdinov, *Predicting Deep Zero-Shot Convolutional Neural Networks using
 Textual Descriptions*, 2015, sections 3.1 to 3.3; text and base as N3's authors changed them for their Table 2: the
-tokens' embeddings, max-pooled, for TF-IDF, and ResNet-18 for VGG-19. Nothing of the base is adapted.
+tokens' embeddings, max-pooled, for TF-IDF, and ResNet-18 for VGG-19. Nothing of the base is adapted. Trained by
+cross-entropy, as N3 is; the paper's losses take each class apart (binary cross-entropy, hinge).
 
 Shapes: K classes, D text embedding, Q images, F features, M channels of an h x w feature map, E joint embedding.
 """

@@ -1,4 +1,4 @@
-"""The commands and their options. What a command needs is imported when it runs: help and completion are quick."""
+"""The commands and their options."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from service.cli import deferred
 
 Command = Callable[[argparse.Namespace], int]
 MAX_SECONDS, MAX_COUNT = 1e6, 1_000
@@ -23,7 +25,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     _add_processes(commands)
     _add_meta_models(commands)
     _add_bench(commands)
-    completion = _add(commands, "completion", _completion, "print the lines that switch completion on in a shell")
+    completion = _add(
+        commands, "completion", deferred.completion, "print the lines that switch completion on in a shell"
+    )
     completion.add_argument("shell", choices=["bash", "zsh", "fish", "tcsh", "powershell"])
     return parser
 
@@ -37,17 +41,20 @@ def offer_completion(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_task(commands: Any) -> None:
-    task = commands.add_parser("task", help="make, list, show, delete, export classifiers")
+    task = commands.add_parser("task", help="make, list, show, delete, explain, export classifiers")
     actions = task.add_subparsers(required=True, metavar="COMMAND")
     _add_create(actions)
-    _add_client_options(_add(actions, "list", _list, "list your tasks, newest first"))
+    _add_client_options(_add(actions, "list", deferred.list_all, "list your tasks, newest first"))
     for name, command, text in (
-        ("show", _show, "show one task"),
-        ("delete", _delete, "delete a task"),
-        ("export", _export, "save the classifier as an ONNX file that runs anywhere"),
+        ("show", deferred.show, "show one task"),
+        ("delete", deferred.delete, "delete a task"),
+        ("explain", deferred.explain, "print the words that carried a decision (--json: and the parts of the image)"),
+        ("export", deferred.export, "save the classifier as an ONNX file that runs anywhere"),
     ):
         action = _add(actions, name, command, text)
         _add_task_id(action)
+        if name == "explain":
+            action.add_argument("image", metavar="IMAGE", help="one file")
         if name == "export":
             action.add_argument("--output", "-o", type=Path, metavar="FILE", help="default: TASK.onnx")
         _add_client_options(action)
@@ -57,7 +64,7 @@ def _add_create(actions: Any) -> None:
     create = _add(
         actions,
         "create",
-        _create,
+        deferred.create,
         "make a classifier from images, from words, or from both",
         """examples:
   classmith task create --class zebra='zebra/*.jpg' --class horse=horse/ --describe "okapi: striped legs, brown coat"
@@ -82,7 +89,7 @@ def _add_create(actions: Any) -> None:
 
 
 def _add_predict(commands: Any) -> None:
-    predict = _add(commands, "predict", _predict, "classify images with a task's classifier")
+    predict = _add(commands, "predict", deferred.predict, "classify images with a task's classifier")
     _add_task_id(predict)
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="files, quoted patterns or folders")
     predict.add_argument("--top-k", type=_count, metavar="K", help="only the best classes")
@@ -90,13 +97,17 @@ def _add_predict(commands: Any) -> None:
 
 
 def _add_processes(commands: Any) -> None:
-    serve = _add(commands, "serve", _serve, "run the HTTP service (every setting is also a CLASSMITH_... variable)")
+    serve = _add(
+        commands, "serve", deferred.serve, "run the HTTP service (every setting is also a CLASSMITH_... variable)"
+    )
     serve.add_argument("--host", help="the address to listen on (default 127.0.0.1; others need API keys)")
     serve.add_argument("--port", type=int, help="default 8000; 0 takes a free one")
-    recover = _add(commands, "recover", _recover, "keep what is whole of a damaged store (stop the service first)")
+    recover = _add(
+        commands, "recover", deferred.recover, "keep what is whole of a damaged store (stop the service first)"
+    )
     for command in (serve, recover):
         command.add_argument("--state-dir", type=Path, help="where tasks are kept")
-    worker = _add(commands, "worker", _worker, "make classifiers for services that share a Redis")
+    worker = _add(commands, "worker", deferred.worker, "make classifiers for services that share a Redis")
     for command in (serve, worker):
         command.add_argument("--redis-url", help="e.g. redis://localhost:6379/0")
         command.add_argument("--meta-models", type=Path, help="a folder of meta-model folders")
@@ -105,18 +116,18 @@ def _add_processes(commands: Any) -> None:
 
 def _add_meta_models(commands: Any) -> None:
     meta = commands.add_parser("metamodel", help="look at meta-models").add_subparsers(required=True, metavar="COMMAND")
-    listed = _add(meta, "list", _meta_models, "list the meta-models the service would load")
+    listed = _add(meta, "list", deferred.meta_models, "list the meta-models the service would load")
     listed.add_argument(
         "folder", nargs="?", type=Path, help="default: CLASSMITH_META_MODELS, else those that came along"
     )
-    verify = _add(meta, "verify", _verify, "check that every file is there and unchanged")
+    verify = _add(meta, "verify", deferred.verify, "check that every file is there and unchanged")
     verify.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
     for command in (listed, verify):
         command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_bench(commands: Any) -> None:
-    bench = _add(commands, "bench", _bench, "measure how fast a running service predicts with a task")
+    bench = _add(commands, "bench", deferred.bench, "measure how fast a running service predicts with a task")
     _add_task_id(bench)
     bench.add_argument("images", nargs="*", metavar="IMAGE", help="sent by turns, one a request (default: one made up)")
     bench.add_argument("--seconds", type=_seconds, default=5.0, help="for each number of connections (default 5)")
@@ -170,81 +181,3 @@ def _task_ids(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list
     from service.cli.tasks import known_ids
 
     return known_ids(parsed_args, prefix)
-
-
-def _create(asked: argparse.Namespace) -> int:
-    from service.cli import tasks
-
-    return tasks.create(asked)
-
-
-def _list(asked: argparse.Namespace) -> int:
-    from service.cli import tasks
-
-    return tasks.list_all(asked)
-
-
-def _show(asked: argparse.Namespace) -> int:
-    from service.cli import tasks
-
-    return tasks.show(asked)
-
-
-def _delete(asked: argparse.Namespace) -> int:
-    from service.cli import tasks
-
-    return tasks.delete(asked)
-
-
-def _export(asked: argparse.Namespace) -> int:
-    from service.cli import tasks
-
-    return tasks.export(asked)
-
-
-def _predict(asked: argparse.Namespace) -> int:
-    from service.cli import tasks
-
-    return tasks.predict(asked)
-
-
-def _bench(asked: argparse.Namespace) -> int:
-    from service.cli import bench
-
-    return bench.bench(asked)
-
-
-def _serve(asked: argparse.Namespace) -> int:
-    from service.cli import processes
-
-    return processes.serve(asked)
-
-
-def _worker(asked: argparse.Namespace) -> int:
-    from service.cli import processes
-
-    return processes.work(asked)
-
-
-def _recover(asked: argparse.Namespace) -> int:
-    from service.cli import processes
-
-    return processes.recover(asked)
-
-
-def _meta_models(asked: argparse.Namespace) -> int:
-    from service.cli import meta_models
-
-    return meta_models.list_all(asked)
-
-
-def _verify(asked: argparse.Namespace) -> int:
-    from service.cli import meta_models
-
-    return meta_models.verify(asked)
-
-
-def _completion(asked: argparse.Namespace) -> int:
-    from service.cli import completion
-
-    return completion.show(asked)

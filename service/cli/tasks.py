@@ -15,7 +15,7 @@ from service.client import LOCAL_URL, Classmith, ClientError, Retries, Task, Unr
 from service.client.calls import folder_classes
 from service.client.images import expanded
 
-BEST_SHOWN = 3
+BEST_SHOWN, STRONGEST_SHOWN = 3, 10
 N_COMPLETED = 200
 
 
@@ -71,6 +71,21 @@ def delete(asked: argparse.Namespace) -> int:
         task = client.task(asked.task)
         task.delete()
         return print_json({"deleted": task.id}) if asked.json else 0
+
+
+def explain(asked: argparse.Namespace) -> int:
+    """Print the label and its probability, then the words that carried most for and against it, strongest first."""
+    with service(asked) as client:
+        answer = client.task(asked.task).explain(asked.image)
+    if asked.json:
+        return print_json(answer)
+    print(f"{answer['label']}\t{answer['probability']:.3f}")
+    words = [(name, word) for name, found in (answer["words"] or {}).items() for word in found]
+    for name, word in sorted(words, key=lambda pair: -abs(pair[1]["weight"]))[:STRONGEST_SHOWN]:
+        print(f"{name}\t{word['text']}\t{word['weight']:+.2g}")
+    for note in answer["notes"]:
+        complain(f"note: {note}", 0)
+    return 0
 
 
 def export(asked: argparse.Namespace) -> int:

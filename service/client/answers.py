@@ -91,3 +91,9 @@ def predictions(document: Json) -> list[Prediction]:
         Prediction(found["label"], found["probability"], found["probabilities"], found["abstain"])
         for found in document["predictions"]
     ]
+
+
+def layers(document: Json) -> list[Json]:
+    """The layers that a task adapts, from the image on."""
+    found: list[Json] = document["layers"]
+    return found

@@ -13,7 +13,7 @@ import httpx
 from httpx_sse import connect_sse
 
 from service.client import calls, following
-from service.client.answers import Json, Prediction, TaskInfo, predictions, task_info
+from service.client.answers import Json, Prediction, TaskInfo, layers, predictions, task_info
 from service.client.calls import LOCAL_URL, Call, Classes
 from service.client.following import ENDED, Ending
 from service.client.images import LARGE_BYTES, Images, expanded
@@ -206,6 +206,10 @@ class Task:
     def explain(self, image: Images) -> Json:
         """What in the image and in the texts carried the decision, as the service says it."""
         return self.client._ask(calls.explain(self.id, calls.one(image, self.client._large_bytes)))
+
+    def adaptation(self) -> list[Json]:
+        """How far the task changed each layer that it adapts: ``name``, ``type`` and ``relative_change``."""
+        return layers(self.client._ask(calls.adaptation(self.id)))
 
     def export(self, path: str | PathLike[str]) -> Path:
         """Write the classifier as an ONNX file that runs anywhere; its metadata name classes and preprocessing."""

@@ -73,6 +73,11 @@ def explain(ident: str, image: bytes) -> Call:
     return Call("POST", f"{_of(ident)}/explain", {"files": _files([image])})
 
 
+def adaptation(ident: str) -> Call:
+    """How far the task changed each layer."""
+    return Call("GET", f"{_of(ident)}/adaptation")
+
+
 def events(ident: str) -> Call:
     """Follow a task while it is made."""
     return Call("GET", f"{_of(ident)}/events")

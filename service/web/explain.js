@@ -45,7 +45,8 @@ export function markedText(text, marks, strongest) {
 }
 
 function markOf(text, weight, strength) {
-  const signed = `${weight < 0 ? "−" : "+"}${Math.abs(weight).toFixed(2)}`;
+  const size = Math.abs(weight);
+  const signed = `${weight < 0 ? "−" : "+"}${size < 0.01 ? size.toPrecision(1) : size.toFixed(2)}`;
   const mark = h("mark", { class: weight < 0 ? "against" : "for", title: signed }, text, h("span", { class: "vh" }, ` (${signed})`));
   mark.style.setProperty("--strength", String(strength));
   return mark;

@@ -18,7 +18,6 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 from models import metamodel
 from service.demo_scenes import SCENES, picture
 from tests.e2e.processes import ROOT, environment, serve
-from tests.service import described
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LOCAL = "127.0.0.1:8000"
@@ -36,18 +35,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def meta_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Those that ship; and a small one that reads words, as long as none of them does."""
-    folder = tmp_path_factory.mktemp("meta-models")
-    shutil.copytree(metamodel.ZOO, folder, dirs_exist_ok=True)
-    if not any(found.manifest.accepts_descriptions for found in metamodel.load_all(folder).values()):
-        described.meta_model(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def url(meta_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve(meta_models=meta_models, state_dir=tmp_path_factory.mktemp("state")) as service:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serve(meta_models=metamodel.ZOO, state_dir=tmp_path_factory.mktemp("state")) as service:
         yield service.url
 
 
@@ -67,8 +56,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_block_of_a_page_runs(page: Path, url: str, meta_models: Path, workplace: Path) -> None:
-    env = environment(url=url, meta_models=meta_models, state_dir=workplace / "state")
+def test_every_block_of_a_page_runs(page: Path, url: str, workplace: Path) -> None:
+    env = environment(url=url, meta_models=metamodel.ZOO, state_dir=workplace / "state")
     shell = Shell(workplace, env | {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}"})
     for example in parsed(page, url, shell):
         try:

@@ -1,4 +1,4 @@
-"""N3's algebra: order and padding say nothing, a zero difference is the base, and its head begins with what is known."""
+"""N3's algebra: order and padding say nothing, no difference is the base, and its head begins at what is known."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from service.demo_alphabet import drawing
-from service.demo_images import drawings
+from service.demo_images import drawings, photographs, words, words_and_photographs
+from service.demo_scenes import picture
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "service.demo"]
@@ -110,3 +111,33 @@ def test_omniglot_is_used_where_it_is_at_hand_and_only_its_held_out_alphabets(
     assert len(showcase.queries) == 20
     assert not {example.image for example in showcase.support} & {example.image for example in showcase.queries}
     assert [entry["name"] for entry in showcase.request["classes"]] == names
+
+
+def test_photographs_are_used_where_they_are_at_hand_and_only_classes_kept_out_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tiny-imagenet"
+    folder.mkdir()
+    wnids = [f"n{number:08}" for number in range(48)]
+    texts = {w: {"name": f"class {w}", "phrases": ["round", "red"], "sentences": ["A.", "B.", "C."]} for w in wnids}
+    (folder / "descriptions.json").write_text(json.dumps(texts))
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        for number, wnid in enumerate(wnids):
+            for k in range(3):
+                archive.writestr(f"{wnid}/{wnid}_{k}.JPEG", picture("sea", 3 * number + k))
+    monkeypatch.setenv("CLASSMITH_DATASETS", str(tmp_path))
+    described, shown, both = words(), photographs(), words_and_photographs()
+    assert len(described.descriptions) == 10
+    assert {int(name[-8:]) % 4 for name in described.descriptions} == {3}
+    assert described.support == ()
+    assert {c["description"] for c in described.request["classes"]} == {"round, red. B. C."}
+    assert [len(c["images"]) for c in both.request["classes"]] == [1] * 10
+    assert both.queries == shown.queries == described.queries
+    assert not {example.image for example in shown.support} & {example.image for example in shown.queries}
+
+
+def test_painted_landscapes_stand_in_for_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLASSMITH_DATASETS", str(tmp_path))
+    showcase = words_and_photographs()
+    assert len({query.image for query in showcase.queries}) == len(showcase.queries) == 4 * 20
+    assert all(c["description"] and len(c["images"]) == 1 for c in showcase.request["classes"])

@@ -1,9 +1,10 @@
-"""Runs of N3 that take seconds: photographs of coloured shapes with descriptions, a small base, a small configuration."""
+"""Runs of N3 that take seconds: pictures of coloured shapes with descriptions, a small base, a small configuration."""
 
 from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from models.encoder_files import find
 from models.errors import MissingEncoder
 from models.methods.n3 import N3Config
 from models.nn.bases import BaseSpec
-from training.configs import base, n3
+from training.configs import base, n3, word_baselines
 
 SIZE, N_IMAGES = 32, 7
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "yellow": (230, 220, 50)}
@@ -37,6 +38,16 @@ def config(checkpoint: Path, **changes: object) -> n3.Config:
         "warmup_steps": 2, "bf16": False,
     }  # fmt: skip
     return n3.Config(model, "tiny-imagenet", str(checkpoint), **{**fields, **changes})  # type: ignore[arg-type]
+
+
+def peer(method: word_baselines.Method, checkpoint: Path, **changes: object) -> word_baselines.Config:
+    """A baseline on the base of this checkpoint."""
+    named = word_baselines.of_method(word_baselines.TINY, method)
+    fields = {
+        "base_spec": SPEC, "base": str(checkpoint), "n_features": 8, "maps": "features.12.expand3x3",
+        "n_documents": 4, "ways": (2, 5), "n_queries": 40, "n_steps": 60, "warmup_steps": 2,
+    }  # fmt: skip
+    return replace(named, **{**fields, **changes})  # type: ignore[arg-type]
 
 
 def write_folders(folder: Path, *, described: bool = True) -> Path:

@@ -19,20 +19,25 @@ from PIL import Image, ImageDraw
 
 from models import metamodel
 from models.methods.hypertransformer import HyperTransformer, HyperTransformerConfig
-from training import page, plots, probes
+from models.preprocess import PreprocessSpec
+from tests.training import described, small
+from training import ablations, page, plots, probes
 from training.cli import main
 from training.columns import evaluate_images
 from training.configs.hypertransformer import Config
 from training.data import DATASETS
+from training.data.descriptions import beside, read_descriptions
 from training.data.folders import DataError, read_images
 from training.episodes import EpisodeShape
 from training.evaluate import evaluate
 from training.export import export
 from training.published import PUBLISHED
 from training.recipes.hypertransformer import fit
+from training.recipes.word_baselines import fit as fit_baseline
 from training.report import write
 from training.runtime import Runtime
 from training.subjects import Images, Options
+from training.word_peers import compare, load
 
 TINY = HyperTransformerConfig(
     channels=4,
@@ -86,6 +91,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     further = evaluate_images(meta_model, made.images, EpisodeShape(2, 1, 2), within_group=True, n_episodes=2, seed=3)
     made.column.write_text(json.dumps(further))
     return made
+
+
+@pytest.fixture(scope="module")
+def peers(cloths: Path, cloth_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of `training compare-words`, of one run, on all classes."""
+    folder, texts = tmp_path_factory.mktemp("peers"), read_descriptions(beside(cloths))
+    train, _ = DATASETS["tiny-imagenet"].split(cloths, size=described.SIZE)
+    fit_baseline(described.peer("linear", cloth_base), train, folder / "linear", small.CPU, texts=texts)
+    images = read_images(cloths, PreprocessSpec(described.SIZE, 3, "crop"))
+    compared = compare([load(folder / "linear")], images, texts, folder, n_episodes=60, progress=False)
+    (folder / "peers.json").write_text(json.dumps(compared))
+    return folder / "peers.json"
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +239,52 @@ def test_the_numbers_are_those_of_evaluation_json(whole: str, place: Place) -> N
 def test_the_page_is_the_same_every_time(whole: str, place: Place, tmp_path: Path) -> None:
     write(place.zoo, tmp_path / "again.html", place.options(), runs=[place.run], columns=[place.column], progress=False)
     assert (tmp_path / "again.html").read_text() == whole
+
+
+def test_an_n3_has_the_papers_figures_beside_its_peers(
+    cloths: Path, cloth_zoo: Path, cloth_run: Path, peers: Path, tmp_path: Path
+) -> None:
+    write(cloth_zoo, tmp_path / "n3.html", Options(Images(cloths)), runs=[cloth_run], peers=[peers], progress=False)
+    html = (tmp_path / "n3.html").read_text()
+    headings = re.findall(r"<h2[^>]*>(.*?)</h2>", html)
+    assert headings == ["Meta-models", ablations.TITLE, "cloths", "Training runs: curves and attention"]
+    assert re.findall(r"<h3>(.*?)</h3>", html) == [
+        "Ablations and peers",
+        "Accuracy against shots, 3-way",
+        "Reliability diagram",
+        "Accuracy against coverage",
+        "Magnitude of adaptation",
+        "Features before and after",
+        "Confusion matrix",
+        "Training curves",
+    ]
+    assert "not drawn" not in html
+    figure = json.loads(peers.read_text())["columns"][0]["by_seed"]["linear"]["0"]
+    assert f"{figure['mean']:.2f} ± {figure['ci95']:.2f}" in [cell for row in read(html).rows for cell in row]
+    words = read(html).words
+    assert "Gamma and mu (the paper's Table 3): not measured" in words
+    assert "Peers (the paper's Table 2): not measured" not in words
+
+
+def test_without_images_an_n3s_figures_are_named_as_absent(cloth_zoo: Path, tmp_path: Path) -> None:
+    write(cloth_zoo, tmp_path / "n3.html", Options(Images()), progress=False)
+    words = read((tmp_path / "n3.html").read_text()).words
+    for what in ("The magnitude of adaptation", "The penultimate activations", "The confusion matrix"):
+        assert re.search(rf"{what}[^.]*: not drawn. There are no images", words)
+    assert "Peers (the paper's Table 2): not measured" in words
+
+
+def test_a_run_of_a_baseline_has_no_plots_of_its_own(cloth_zoo: Path, peers: Path, tmp_path: Path) -> None:
+    run = peers.parent / "linear"
+    write(cloth_zoo, tmp_path / "n3.html", Options(Images()), runs=[run], progress=False)
+    assert f"{run}: step 0, from which none of these was exported." in read((tmp_path / "n3.html").read_text()).words
+
+
+def test_peers_alone_make_a_page(peers: Path, tmp_path: Path) -> None:
+    (tmp_path / "zoo").mkdir()
+    arguments = ["report", str(tmp_path / "zoo"), "--to", str(tmp_path / "page.html"), "--peers", str(peers)]
+    assert main(arguments) == 0
+    assert "linear map, text to class mean" in (tmp_path / "page.html").read_text()
 
 
 def test_an_empty_zoo_gives_a_page_that_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

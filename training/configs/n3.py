@@ -32,6 +32,9 @@ class Config:
     """Images of a class, each as likely; the same for all classes of a task, but for one task in four."""
     without_text: float = 0.3
     """Share of the tasks with images in which no class has a text."""
+    scatter: float = 1.0
+    """How much farther from its class's mean, for the distance between classes, an image of an unseen class lies than
+    one that the base was trained on (measured on validation classes)."""
     n_queries: int = 96
     """Images of a step."""
     n_imagined: int = 256
@@ -55,7 +58,16 @@ def words() -> Config:
     """For use: on a MobileNetV2 that ImageNet taught; it has met the classes that its figures call unseen."""
     model = N3Config(TENSORFLOW_MOBILENET, n_features=512, code_dim=16)
     base = "runs/mobilenet-v2-tiny/checkpoint.safetensors"
-    return Config(model, "tiny-imagenet", base, n_steps=600, classifier_rows=True)
+    return Config(
+        model,
+        "tiny-imagenet",
+        base,
+        n_steps=300,
+        n_head_steps=200,
+        classifier_rows=True,
+        scatter=2.0,
+        learning_rate=1e-4,
+    )
 
 
 def ordinary(dataset: str) -> Config:

@@ -23,7 +23,7 @@ class Config:
     """Where the base's weights come from (``training.pretrained.read_base``)."""
     n_features: int
     maps: str
-    """The module of the base whose last output is the feature map that PDCNN-fc+conv reads."""
+    """The convolution of the base that reads what PDCNN-fc+conv reads, too: its last maps of 4 x 4 or more."""
     pooling: Pooling = "mean"
     """Of a document's token embeddings."""
     dataset: str = "tiny-imagenet"
@@ -39,17 +39,19 @@ class Config:
     weight_decay: float = 0.01
     critic_steps: int = 5
     """MEGAZSL's, for each of its generator's."""
-    gradient_penalty: float = 10.0
-    pivot: float = 1.0
     seed: int = 0
 
 
-TINY = Config("linear", BaseSpec("resnet18", 64), "runs/resnet18-tiny/checkpoint.safetensors", 256, "layer3.1.relu")
+TINY = Config("linear", BaseSpec("resnet18", 64), "runs/resnet18-tiny/checkpoint.safetensors", 256, "layer4.0.conv1")
 """On the base of `training fit n3 --config tiny`, which has met the training classes alone."""
-WORDS = Config(
-    "linear", TENSORFLOW_MOBILENET, "runs/mobilenet-v2-tiny/checkpoint.safetensors", 512, "features.17.conv.2"
-)
+WORDS = Config("linear", TENSORFLOW_MOBILENET, "runs/mobilenet-v2-tiny/checkpoint.safetensors", 512, "features.18.0")
 """On the base of `training fit n3 --config words`, which has met the classes that figures call unseen."""
+
+
+def ordinary(dataset: str) -> Config:
+    """On the base of `training fit n3 --config DATASET`, as the paper's Table 2 has it."""
+    spec = BaseSpec("resnet18", 224)
+    return Config("linear", spec, "torchvision", 512, "layer4.0.conv1", dataset=dataset, n_documents=4)
 
 
 def of_method(config: Config, method: Method) -> Config:
@@ -57,12 +59,15 @@ def of_method(config: Config, method: Method) -> Config:
     pooling: Pooling = "mean" if method in ("linear", "text2model") else "max"
     changed = replace(config, method=method, pooling=pooling)
     if method == "megazsl":
-        return replace(changed, n_steps=400, learning_rate=2e-4, weight_decay=0.0)
+        return replace(changed, n_steps=2000, learning_rate=2e-4, weight_decay=0.0)
     return changed
 
 
+OF: dict[str, Config] = {
+    "tiny": TINY,
+    "words": WORDS,
+    **{name: ordinary(name) for name in ("cub", "awa2", "nabirds", "flowers-species")},
+}
 CONFIGS: dict[str, Callable[[], Config]] = {
-    f"{name}-{method}": partial(of_method, config, method)
-    for name, config in (("tiny", TINY), ("words", WORDS))
-    for method in get_args(Method)
+    f"{name}-{method}": partial(of_method, config, method) for name, config in OF.items() for method in get_args(Method)
 }

@@ -2,12 +2,11 @@
 
     training fit word-baselines --config tiny-text2model
 
-All are given the same: the base's features, projected as N3's are (training/closed_forms.py), and the same number of
-documents of each class, drawn and encoded alike. A linear map has a closed form; MEGAZSL is trained on features of all
-training classes, the others on tasks of some of them, with cross-entropy, as N3 is.
+All are given the same: the base's features, projected as N3's are (training/closed_forms.py), and the same documents of
+each class, drawn and encoded alike. A linear map has a closed form; MEGAZSL is trained on features of all training
+classes, the others on tasks of some of them, with cross-entropy, as N3 is.
 
-Shapes: N images, C training classes, V documents a class, D text embedding, F projected features; K classes, Q queries
-of a task.
+Shapes: N images, C training classes, V documents a class, D text embedding, G features of the base, F projected ones.
 """
 
 from __future__ import annotations
@@ -26,19 +25,21 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from models.methods.linear_map import LinearMap, LinearMapConfig
-from models.methods.megazsl import Megazsl, MegazslConfig
+from models.methods.megazsl import Batch, Megazsl, MegazslConfig
 from models.methods.pdcnn import PDCNN, PDCNNConfig
 from models.methods.text2model import Text2Model, Text2ModelConfig
 from models.nn.bases import BaseSpec
+from models.text import Encoders
 from training import checkpoint, run_log
 from training import closed_forms as forms
 from training.configs.word_baselines import Config
 from training.data import descriptions
 from training.data.folders import ImageSet
+from training.encoded import encode_texts
 from training.pretrained import read_base
 from training.runtime import Runtime
 from training.schedule import learning_rate
-from training.word_features import FEATURES, base_features, training_documents
+from training.word_features import FEATURES, base_features, digest_of, pooled
 
 METHOD = "word-baselines"
 RIDGES = tuple(10.0**power for power in np.arange(-2, 4.5, 0.5))
@@ -47,20 +48,21 @@ Classifier = LinearMap | Text2Model | PDCNN
 
 
 class Peer(nn.Module):
-    """A method with the projection that its features went through."""
+    """A method with the projection that its features went through; ``shapes``: what its data decided of it."""
 
     def __init__(self, config: Config, shapes: dict[str, int]) -> None:
         super().__init__()
         self.config, self.shapes = config, shapes
-        self.register_buffer("center", torch.zeros(shapes["n_raw"], dtype=torch.float64))
-        self.register_buffer("matrix", torch.zeros(config.n_features, shapes["n_raw"], dtype=torch.float64))
-        self.register_buffer("bias", torch.zeros(config.n_features, dtype=torch.float64))
+        self.register_buffer("center", torch.zeros(shapes["n_raw"]))
+        self.register_buffer("matrix", torch.zeros(config.n_features, shapes["n_raw"]))
+        self.register_buffer("bias", torch.zeros(config.n_features))
         self.method = _method(config, shapes)
 
-    def project(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+    @property
+    def projection(self) -> forms.Projection:
         """The base's own features ``(N, G)`` -> ``(N, F)``."""
-        parts = (self.get_buffer(name).cpu().numpy() for name in ("center", "matrix", "bias"))
-        return forms.Projection(*parts)(raw).astype(np.float32)
+        parts = (self.get_buffer(name).double().cpu().numpy() for name in ("center", "matrix", "bias"))
+        return forms.Projection(*parts)
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,12 @@ def fit(
 ) -> Peer:
     """Train to ``config.n_steps``, resuming from ``run/checkpoint.safetensors`` where there is one.
 
-    Classes for validation are not met, not even to choose a step. Raises DataError where a class has no text.
+    Classes for validation are not met, not even to choose a step. Raises DataError where a class has no text, and
+    CheckpointError where the run was begun otherwise.
     """
     torch.manual_seed(config.seed)
-    peer, seen = _prepare(config, train, texts or descriptions.of_dataset(config.dataset), run, runtime)
     path = run / "checkpoint.safetensors"
-    facts = {"config": asdict(config), "shapes": peer.shapes, "train_classes": train.n_classes}
-    header = {"method": METHOD, "train_data_digest": train.digest, **facts}
+    peer, seen, header = _prepare(config, train, texts or descriptions.of_dataset(config.dataset), path, runtime)
     if isinstance(peer.method, LinearMap):
         _fit_linear(peer.method, seen, config.seed)
         checkpoint.save(path, peer, None, {**header, "step": 0})
@@ -102,7 +103,8 @@ def fit(
     first = int(checkpoint.load(path, peer, optimizer)["step"]) if path.exists() else 0
     last = config.n_steps if stop_after is None else min(config.n_steps, first + stop_after)
     saved, smoothed = time.monotonic(), math.nan
-    for step in tqdm(range(first, last), initial=first, total=config.n_steps, disable=not runtime.is_main):
+    steps = tqdm(range(first, last), initial=first, total=config.n_steps, disable=not runtime.is_main, mininterval=5.0)
+    for step in steps:
         loss = _step(config, peer.method, optimizer, seen, runtime, step)
         smoothed = loss if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * loss
         done = step + 1
@@ -141,21 +143,18 @@ def _method(config: Config, shapes: dict[str, int]) -> Classifier | Megazsl:
 
 
 def _prepare(
-    config: Config, train: ImageSet, texts: dict[str, descriptions.ClassTexts], run: Path, runtime: Runtime
-) -> tuple[Peer, Seen]:
-    """The method before its first step, its projection fitted, and what it is taught with."""
+    config: Config, train: ImageSet, texts: dict[str, descriptions.ClassTexts], path: Path, runtime: Runtime
+) -> tuple[Peer, Seen, dict[str, Any]]:
+    """The method before its first step, its projection fitted, what it is taught with, and a checkpoint's header."""
     base = read_base(config.base, config.base_spec)
-    found = base_features(config, base, train, run.parent / FEATURES, runtime, progress=runtime.is_main)
-    own = descriptions.in_order(train.class_names, texts)
-    documents = training_documents(config, own, run.parent / FEATURES, progress=runtime.is_main)
-    projection = forms.fit_projection(found.raw, train.labels, config.n_features)
-    shapes = {
-        "n_raw": found.raw.shape[1],
-        "n_channels": 0 if found.maps is None else found.maps.shape[1],
-        "n_classes": train.n_classes,
-        "text_dim": documents.shape[-1],
-    }
-    peer = Peer(config, shapes)
+    header = {"method": METHOD, "config": asdict(config), "train_classes": train.n_classes}
+    header |= {"train_data_digest": train.digest, "base_digest": digest_of(base)}
+    begun = _begun(path, header) if path.exists() else None
+    found = base_features(config, base, train, path.parent.parent / FEATURES, runtime)
+    # Of a run that goes on, as it was: its axes are found up to sign, and anew on each machine.
+    projection = begun or forms.fit_projection(found.raw, train.labels, config.n_features).rounded
+    documents = _documents(config, descriptions.in_order(train.class_names, texts))
+    peer = Peer(config, _shapes(train, found.raw.shape[1], found.maps, documents))
     for name in ("center", "matrix", "bias"):
         peer.get_buffer(name).copy_(torch.from_numpy(getattr(projection, name)))
     features = projection(found.raw)
@@ -165,9 +164,31 @@ def _prepare(
         means=torch.from_numpy(forms.class_means(features, train.labels).astype(np.float32)),
         maps=None if found.maps is None else torch.from_numpy(found.maps),
         labels=torch.from_numpy(train.labels),
-        texts=torch.from_numpy(documents),
+        texts=documents,
     )
-    return peer.to(runtime.device), seen
+    return peer.to(runtime.device), seen, {**header, "shapes": peer.shapes}
+
+
+def _shapes(train: ImageSet, n_raw: int, maps: NDArray[np.float16] | None, documents: Tensor) -> dict[str, int]:
+    n_channels = 0 if maps is None else maps.shape[1]
+    return {"n_raw": n_raw, "n_channels": n_channels, "n_classes": train.n_classes, "text_dim": documents.shape[-1]}
+
+
+def _begun(path: Path, wanted: dict[str, Any]) -> forms.Projection:
+    """The projection of a run that goes on; raises CheckpointError where it was begun otherwise."""
+    peer, header = load_peer(path)
+    settings = {name: value for name, value in wanted["config"].items() if name != "n_steps"}
+    checkpoint.refuse_other(path, header["config"], settings)
+    facts = {name: wanted[name] for name in ("train_data_digest", "base_digest")}
+    checkpoint.refuse_other(path, header, facts)
+    return peer.projection
+
+
+def _documents(config: Config, texts: tuple[descriptions.ClassTexts, ...]) -> Tensor:
+    """Those of each of C classes, drawn and pooled: ``(C, V, D)``."""
+    encoder = Encoders().get(config.text_encoder)
+    encoded = encode_texts(texts, encoder, config.n_documents, seed=config.seed).tokens
+    return torch.from_numpy(np.stack([pooled(own, config.pooling) for own in encoded]))
 
 
 def _fit_linear(method: LinearMap, seen: Seen, seed: int) -> None:
@@ -192,10 +213,8 @@ def _step(
 ) -> float:
     """One optimiser step on what is a function of (seed, step, rank); returns the loss."""
     rng = np.random.default_rng([config.seed, step, runtime.rank])
-    is_gan = isinstance(method, Megazsl)
-    peak = config.learning_rate
     for group in optimizer.param_groups:
-        group["lr"] = peak if is_gan else learning_rate(peak, step, config.n_steps, config.warmup_steps)
+        group["lr"] = learning_rate(config.learning_rate, step, config.n_steps, config.warmup_steps)
     if isinstance(method, Megazsl):
         return _adversarial_step(config, method, optimizer, seen, runtime, rng)
     loss = _task_loss(config, method, seen, runtime, rng)
@@ -205,7 +224,8 @@ def _step(
 
 def _task_loss(config: Config, method: nn.Module, seen: Seen, runtime: Runtime, rng: np.random.Generator) -> Tensor:
     """Cross-entropy of images of a task of some classes, a document of each."""
-    n_way = int(rng.integers(config.ways[0], min(config.ways[1], seen.images.n_classes) + 1))
+    n_most = min(config.ways[1], seen.images.n_classes)
+    n_way = int(rng.integers(min(config.ways[0], n_most), n_most + 1))
     classes = rng.permutation(seen.images.n_classes)[:n_way]
     per_class = max(1, config.n_queries // n_way)
     chosen = torch.from_numpy(np.concatenate([rng.choice(seen.images.indices[k], per_class) for k in classes]))
@@ -224,52 +244,24 @@ def _adversarial_step(
     runtime: Runtime,
     rng: np.random.Generator,
 ) -> float:
-    """Several steps of the critic, then one of the generator; returns the critic's estimate of the distance."""
-    distance = math.nan
+    """Several steps of the critic, then one of the generator, whose loss is returned."""
     for _ in range(config.critic_steps):
-        loss, distance = _critic_loss(config, method, _draw(config, method, seen, runtime, rng))
-        _update(optimizer, loss, method.critic_parameters(), runtime)
-    _, labels, texts, noise = _draw(config, method, seen, runtime, rng)
-    imagined = method.imagine(texts, noise)
-    real, logits = method.judge(imagined)
-    loss = F.cross_entropy(logits, labels) - real.mean() + config.pivot * _pivot(method, seen, imagined, labels)
+        critic_loss = method.critic_loss(_draw(config, method, seen, runtime, rng))
+        _update(optimizer, critic_loss, method.critic_parameters(), runtime)
+    loss = method.generator_loss(_draw(config, method, seen, runtime, rng), seen.means.to(runtime.device))
     _update(optimizer, loss, method.generator_parameters(), runtime)
-    return distance
+    return float(loss.detach())
 
 
-def _critic_loss(config: Config, method: Megazsl, drawn: tuple[Tensor, ...]) -> tuple[Tensor, float]:
-    """Wasserstein loss with a gradient penalty (Gulrajani et al., 2017), and both kinds of features told apart."""
-    features, labels, texts, noise = drawn
-    imagined = method.imagine(texts, noise).detach()
-    (real, real_logits), (false, false_logits) = method.judge(features), method.judge(imagined)
-    between = torch.lerp(features, imagined, noise[:, :1].sigmoid()).requires_grad_(True)
-    (gradient,) = torch.autograd.grad(method.judge(between)[0].sum(), between, create_graph=True)
-    penalty = config.gradient_penalty * ((gradient.norm(dim=1) - 1) ** 2).mean()
-    told = F.cross_entropy(real_logits, labels) + F.cross_entropy(false_logits, labels)
-    distance = real.mean() - false.mean()
-    return penalty - distance + 0.5 * told, float(distance.detach())
-
-
-def _pivot(method: Megazsl, seen: Seen, imagined: Tensor, labels: Tensor) -> Tensor:
-    """Squared distance of each class's imagined mean to that of its features."""
-    member = F.one_hot(labels, method.config.n_classes).float()
-    there = member.sum(dim=0) > 0
-    means = (member.T @ imagined)[there] / member.sum(dim=0)[there, None]
-    true = seen.means[there.cpu()]
-    return ((means - true.to(means.device)) ** 2).sum(dim=1).mean()
-
-
-def _draw(
-    config: Config, method: Megazsl, seen: Seen, runtime: Runtime, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Features of random images, their labels, a document of each one's class, and noise."""
-    chosen = torch.from_numpy(rng.integers(len(seen.labels), size=config.n_queries))
-    labels = seen.labels[chosen]
-    documents = torch.from_numpy(rng.integers(seen.texts.shape[1], size=config.n_queries))
-    noise = torch.from_numpy(rng.standard_normal((config.n_queries, method.config.n_noise), dtype=np.float32))
-    parts = seen.features[chosen], labels, seen.texts[labels, documents], noise
-    features, labels, texts, noise = (part.to(runtime.device) for part in parts)
-    return features, labels, texts, noise
+def _draw(config: Config, method: Megazsl, seen: Seen, runtime: Runtime, rng: np.random.Generator) -> Batch:
+    """Features of random images, a document of each one's class, and noise."""
+    n = config.n_queries
+    chosen = torch.from_numpy(rng.integers(len(seen.labels), size=n))
+    labels, documents = seen.labels[chosen], torch.from_numpy(rng.integers(seen.texts.shape[1], size=n))
+    noise = torch.from_numpy(rng.standard_normal((n, method.config.n_noise), dtype=np.float32))
+    mix = torch.from_numpy(rng.random((n, 1), dtype=np.float32))
+    parts = seen.features[chosen], labels, seen.texts[labels, documents], noise, mix
+    return Batch(*(part.to(runtime.device) for part in parts))
 
 
 def _update(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[nn.Parameter], runtime: Runtime) -> None:

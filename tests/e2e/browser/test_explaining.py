@@ -30,11 +30,11 @@ def test_words_are_marked_where_their_characters_are(page: Page, service: Servic
     text = "A 🦓 has stripes, no spots."
     marks = [
         {"start": text.index(word), "end": text.index(word) + len(word), "weight": weight, "text": word}
-        for word, weight in {"spots": -0.5, "stripes": 1.0}.items()
+        for word, weight in {"spots": -0.5, "stripes": 1.0, "has": 0.00031}.items()
     ]
     beyond = {"start": 20, "end": 200, "weight": 1.0, "text": "?"}
     found = page.evaluate(MARKED, [text, [*marks, beyond]])
-    assert found == [["stripes", "for", "+1.00"], ["spots", "against", "\u22120.50"]]
+    assert found == [["has", "for", "+0.0003"], ["stripes", "for", "+1.00"], ["spots", "against", "\u22120.50"]]
 
 
 def test_a_saliency_map_has_a_pixel_for_each_value(page: Page, service: Service) -> None:

@@ -31,6 +31,8 @@ from tests.bench.measure import N_CONNECTIONS, Bench, Figures, answer_of, load_o
 from tests.bench.mixed import many_tasks
 from tests.bench.server import baseline, resident_mb, service
 from tests.bench.tasks import N_CLASSES, Client, Task, make_task
+from tests.bench.words import TABLE as TABLE_OF_WORDS
+from tests.bench.words import words
 from tests.bench.yardsticks import TABLE as TABLE_OF_YARDSTICKS
 from tests.bench.yardsticks import yardsticks
 
@@ -179,6 +181,7 @@ PARTS: dict[str, Callable[[Bench], Figures]] = {
     "cold_load": cold_load,
     "predict": predict,
     "many_tasks": many_tasks,
+    "words": words,
     "yardsticks": yardsticks,
     "start": start,
     "imports": imports,
@@ -206,6 +209,7 @@ TABLE = (
     ("against one of them alone", "many_tasks", "networks_ratio", "{:.0%}", "70 % or more"),
     ("1,000 tasks by turns, logits layer written", "many_tasks", "heads_many_per_s", "{:,.0f} a second", ""),
     ("against one of them alone", "many_tasks", "heads_ratio", "{:.0%}", "70 % or more"),
+    *TABLE_OF_WORDS,
     *TABLE_OF_YARDSTICKS,
     ("service start to ready, p50", "start", "ready_p50_ms", "{:.0f} ms", "under 3000 ms"),
     ("memory of the idle service", "start", "idle_mb", "{:.0f} MB", "under 250 MB"),

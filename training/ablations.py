@@ -32,8 +32,8 @@ PEERS = {
 }
 COMPARISONS = (
     ("Which layers are adapted", ("classification layer alone", " adapted"), "fit n3 --config tiny-logits"),
-    ("Gamma and mu (the paper's Table 3)", ("gamma",), "fit n3 --config tiny-gamma-0.9"),
-    ("Token embeddings (the paper's Table 4)", ("embeddings",), "fit n3 --config tiny-static"),
+    ("Gamma and mu (the paper's Table 3)", ("gamma",), "fit n3 --config cifar-fs-gamma-0.9"),
+    ("Token embeddings (the paper's Table 4)", ("embeddings",), "fit n3 --config cifar-fs-static"),
     ("Peers (the paper's Table 2)", tuple(PEERS.values()), "fit word-baselines --config tiny-pdcnn-fc"),
 )
 """What the paper compares, by what the labels of its rows say, and how to begin to measure it."""

@@ -54,8 +54,8 @@ class N3Config:
     """Prefixes of the names of the layers that are adapted; ("",) is every layer, () the classification layer alone."""
     gamma: float | None = None
     """Held at this value; learned from 1 where None (the paper's ablation holds it)."""
-    mu: float = 1e-3
-    """Where mu starts."""
+    mu: float = 0.15
+    """Where mu starts; the paper's 1e-3, of differences that do not start at zero, takes tens of thousands of steps."""
 
 
 class Adaptation(NamedTuple):
@@ -146,8 +146,11 @@ class LayerDecoder(nn.Module):
 
     @torch.no_grad()
     def start(self, layer: nn.Conv2d) -> None:
-        """Scale the basis, so that a difference of mu = 1 would be about as large as the layer's weight."""
+        """Every difference is zero; of unit codes and mu = 1, one would be about as large as the layer's weight."""
         self.basis.mul_(layer.weight.std() / self.basis.std() / math.sqrt(len(self.basis)))
+        for last in (self.values, self.mlp[-1]):
+            for parameter in last.parameters():
+                parameter.zero_()
 
     def forward(self, labels: Tensor) -> Tensor:
         """Labels ``(K, d)`` -> codes ``(O, R)``."""
@@ -210,6 +213,11 @@ class N3(nn.Module):
         self.decoders = nn.ModuleDict(made)
         self.layers = tuple(layers)
 
+    @property
+    def head(self) -> list[nn.Parameter]:
+        """What of the classification layer is learned by gradient, beside what is known without."""
+        return [*self.difference.parameters(), *self.fusion.parameters(), self.log_scale]
+
     def decoder(self, layer: str) -> LayerDecoder:
         """The decoder of one of ``layers``."""
         decoder = self.decoders[_key(layer)]
@@ -217,7 +225,7 @@ class N3(nn.Module):
         return decoder
 
     def start_decoders(self) -> None:
-        """Give differences the scale of the weights that they are added to, once these are in the base."""
+        """Start differences at zero, in the scale of the weights that they are added to, once these are in the base."""
         for layer in self.layers:
             self.decoder(layer).start(self.target.base.convolutions[layer])
 

@@ -136,10 +136,10 @@ def test_other_tasks_are_another_column(changes: dict[str, Any], peers: Path) ->
     [
         ("tiny", "every layer"),
         ("tiny-logits", "classification layer alone"),
-        ("tiny-last-stage", "layer4 adapted"),
-        ("tiny-static", "every layer, static embeddings"),
-        ("tiny-sentence", "every layer, sentence embeddings"),
-        ("tiny-gamma-0.9", "every layer, gamma 0.9, mu from 0.1"),
+        ("cifar-fs-last-stage", "layer4 adapted"),
+        ("cifar-fs-static", "every layer, static embeddings"),
+        ("cifar-fs-sentence", "every layer, sentence embeddings"),
+        ("cifar-fs-gamma-0.9", "every layer, gamma 0.9, mu from 0.1"),
     ],
 )
 def test_an_ablation_is_called_by_what_differs(name: str, said: str) -> None:
@@ -163,7 +163,7 @@ def test_what_is_not_measured_is_said(peers: Path) -> None:
     everything = {what for what, _, _ in ablations.COMPARISONS}
     assert missing(subject("one", config(), 48.0)) == everything
     assert missing(peers=(peers,)) == {what for what in everything if not what.startswith("Peers")}
-    names = ("tiny", "tiny-logits", "tiny-gamma-0.99", "tiny-static")
+    names = ("cifar-fs", "cifar-fs-logits", "cifar-fs-gamma-0.99", "cifar-fs-static")
     assert missing(*(subject(name, config(name), 48.0) for name in names), peers=(peers,)) == set()
 
 

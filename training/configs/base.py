@@ -17,8 +17,6 @@ class Config:
     n_epochs: int
     pretrained: str = ""
     """What it starts from (``training.pretrained``), folded; from scratch where empty."""
-    leaves_out: int = 0
-    """Of every so many training classes one, where not 0: a meta-model then learns from classes new to its base."""
     batch_size: int = 128
     learning_rate: float = 0.2
     momentum: float = 0.9
@@ -33,7 +31,6 @@ class Config:
 
 CONFIGS: dict[str, Callable[[], Config]] = {
     "resnet18-tiny": lambda: Config(BaseSpec("resnet18", 64), "tiny-imagenet", n_epochs=20),
-    "resnet18-tiny-80": lambda: Config(BaseSpec("resnet18", 64), "tiny-imagenet", n_epochs=20, leaves_out=3),
     "mobilenet-v2-tiny": lambda: Config(
         TENSORFLOW_MOBILENET,
         "tiny-imagenet",

@@ -49,7 +49,6 @@ def fit(
     ``stop_after`` ends (with a checkpoint) after that many further steps, as an interruption would.
     """
     torch.manual_seed(config.seed)
-    train = met(config, train)
     model, class_rows = _start(config, train, validation)
     model = model.to(runtime.device).to(memory_format=torch.channels_last)
     learned = [p for p in model.parameters() if p.requires_grad]
@@ -78,14 +77,6 @@ def fit(
             checkpoint.save(path, model, optimizer, {"method": METHOD, "step": done, **facts})
             saved = time.monotonic()
     return model
-
-
-def met(config: Config, train: ImageSet) -> ImageSet:
-    """The training classes without those that the base leaves out: the last of every ``leaves_out`` in their order."""
-    if not config.leaves_out:
-        return train
-    left_out = set(train.class_names[config.leaves_out - 1 :: config.leaves_out])
-    return train.where(lambda name, _: name not in left_out)
 
 
 def _start(config: Config, train: ImageSet, validation: ImageSet) -> tuple[Classifier, NDArray[np.int64]]:

@@ -66,9 +66,7 @@ def fit(
     material, model = prepare(config, base, train, texts, unseen, runtime, projection=projection)
     model.to(runtime.device)
     whole = replace(config, model=model.config)
-    learned = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("target.")]
-    model.target.requires_grad_(False)
-    optimizer = torch.optim.AdamW(learned, weight_decay=config.weight_decay)
+    optimizer = _make_optimizer(config, model)
     first = int(checkpoint.load(path, model, optimizer)["step"]) if path.exists() else 0
     last = config.n_steps if stop_after is None else min(config.n_steps, first + stop_after)
     saved, smoothed = time.monotonic(), math.nan
@@ -122,6 +120,15 @@ def validate(model: N3, images: ImageSet, texts: EncodedTexts, runtime: Runtime)
     return {name: round(float(np.mean(values)), 4) for name, values in scores.items()}
 
 
+def _make_optimizer(config: Config, model: N3) -> torch.optim.Optimizer:
+    """AdamW; the classification layer, which starts at what is known, learns at a share of the rate."""
+    model.target.requires_grad_(False)
+    head = {id(p) for p in model.head}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in head]
+    groups = [{"params": model.head, "share": config.head_share}, {"params": others, "share": 1.0}]
+    return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+
+
 def _train_step(
     config: Config, model: N3, optimizer: torch.optim.Optimizer, material: Material, runtime: Runtime, step: int
 ) -> float:
@@ -138,7 +145,7 @@ def _train_step(
     runtime.average([p.grad for p in parameters if p.grad is not None])
     torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config.learning_rate, step, config.n_steps, config.warmup_steps)
+        group["lr"] = group["share"] * learning_rate(config.learning_rate, step, config.n_steps, config.warmup_steps)
     optimizer.step()
     return float(loss.detach())
 

@@ -14,11 +14,12 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.bench.__main__ import RESULTS, rows
-from training.card import column_name
+from training.card import column_name, met
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -82,6 +83,15 @@ CONTROLS = {
     "task_agnostic": "mean of written weights",
     "pixels_nearest_centroid": "nearest centroid, pixels",
 }
+DESCRIBED_CONTROLS = {
+    "generated": "written network",
+    "classification_layer_alone": "its classification layer alone",
+    "words_alone": "words alone",
+    "images_alone": "images alone",
+    "weighted_sum": "their best weighted sum",
+    "nearest_centroid": "nearest centroid, same features",
+    "shuffled": "classes shuffled",
+}
 
 
 def blocks() -> dict[str, str]:
@@ -99,36 +109,50 @@ def render(readme: str) -> str:
 
 
 def accuracy() -> str:
-    """A row for each column of each meta-model's evaluation, beside its controls."""
+    """A row for each column of each meta-model's evaluation, beside its controls; those that read words apart."""
     found = [
         (path.parent.name, json.loads(path.read_text())) for path in sorted((ROOT / ZOO).glob("*/evaluation.json"))
     ]
     evaluated = [(name, evaluation) for name, evaluation in found if evaluation["columns"]]
     if not evaluated:
         return ""
-    rows = [
-        f"| [{name}]({ZOO}{name}/CARD.md) | {column_name(column)} | {column['n_episodes']} | "
-        + " | ".join(interval(column["accuracy"].get(control)) for control in CONTROLS)
-        + f" | {column['chance']} |"
-        for name, evaluation in evaluated
-        for column in evaluation["columns"]
-    ]
-    commands = [f"- {name}: `{evaluation['command']}`" for name, evaluation in evaluated]
+    shown = [(name, e) for name, e in evaluated if "given" not in e["columns"][0]]
+    described = [(name, e) for name, e in evaluated if "given" in e["columns"][0]]
     lines = [
         "**Accuracy**, % on classes kept out of training, mean and 95 % interval over episodes; support and query "
         "disjoint, every image answered on its own:",
         "",
-        f"| meta-model | task | episodes | {' | '.join(CONTROLS.values())} | guessing |",
-        "|---" * (len(CONTROLS) + 4) + "|",
-        *rows,
+        *table(shown, CONTROLS),
+        *table(described, DESCRIBED_CONTROLS),
+        *(f"- {name}'s base has met {met_by(e)}" for name, e in described),
         "",
         "Each row is in the `evaluation.json` beside its card, with seed, data digest and hardware, and comes from:",
         "",
-        *commands,
+        *(f"- {name}: `{evaluation['command']}`" for name, evaluation in evaluated),
         "",
         "",
     ]
     return "\n".join(lines)
+
+
+def table(evaluated: Sequence[tuple[str, dict[str, Any]]], controls: dict[str, str]) -> list[str]:
+    """Lines of one table, and an empty one after it; none of no meta-model."""
+    rows = [
+        f"| [{name}]({ZOO}{name}/CARD.md) | {column_name(column)} | {column['n_episodes']} | "
+        + " | ".join(interval(column["accuracy"].get(control)) for control in controls)
+        + f" | {column['chance']} |"
+        for name, evaluation in evaluated
+        for column in evaluation["columns"]
+    ]
+    head = f"| meta-model | task | episodes | {' | '.join(controls.values())} | guessing |"
+    return [head, "|---" * (len(controls) + 4) + "|", *rows, ""] if rows else []
+
+
+def met_by(evaluation: dict[str, Any]) -> str:
+    """What the base of one that reads words has met, as its card says."""
+    training = evaluation["training"]
+    rows = training["config"]["classifier_rows"]
+    return met(training.get("base"), training["train_data_digest"], classifier_rows=rows)
 
 
 def interval(figure: dict[str, float] | None) -> str:

@@ -4,9 +4,9 @@ A *weight* is a gradient times what it is the gradient of: to first order, how m
 class's probability would fall without it. Of a word: the sum over its tokens' embeddings, through everything that the
 task's words made. Of a cell of the image: the sum over its pixels, seen as differences from the image's mean colour.
 
-Source: Jin, Liu, Tian et al., *N3: Neural Networks from Natural Language*, section 5.2, which shows the magnitudes of
-the same gradients. M. Ancona et al., *Towards better understanding of gradient-based attribution methods*, 2018, on
-gradient times input.
+Source: Jin et al., *Language to Network: Conditional Parameter Adaptation with Natural Language Descriptions*, 2020,
+section 5.2, which shows the magnitudes of the same gradients. M. Ancona et al., *Towards better understanding of
+gradient-based attribution methods*, 2018, on gradient times input.
 
 Shapes: K classes, T tokens, D embedding, H W C pixels.
 """

@@ -41,8 +41,8 @@ DAGGER = (
     "is given what belongs to another; random words: numbers for names, as many words drawn from all texts."
 )
 MET_IMAGENET = (
-    "**ImageNet, and so the images of most ordinary classes: it has met the classes that this card calls unseen, and "
-    "its figures are not zero-shot ones**"
+    "**ImageNet, and so the images of most ordinary classes: it has met the classes that count as unseen, and these "
+    "figures are not zero-shot ones**"
 )
 
 

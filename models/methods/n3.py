@@ -1,9 +1,9 @@
 """N3: descriptions, support images or both -> every layer of a base network adapted to the classes of one task.
 
-Source: Jin, Liu, Tian et al., *N3: Neural Networks from Natural Language* (section numbers below are the paper's):
-frozen token embeddings -> Tokens2Label -> Labels2Adaptation -> a non-autoregressive decoder for each layer, a token for
-each column (output channel) of its weight -> ``theta' = gamma * theta + mu * delta`` (section 3), and a new
-classification layer.
+Source: Jin, Liu, Yan, Eichenberger and Morency, *Language to Network: Conditional Parameter Adaptation with Natural
+Language Descriptions*, ACL 2020 (section numbers below are the paper's): frozen token embeddings -> Tokens2Label ->
+Labels2Adaptation -> a non-autoregressive decoder for each layer, a token for each column (output channel) of its weight
+-> ``theta' = gamma * theta + mu * delta`` (section 3), and a new classification layer.
 
 Where it departs from the paper, and why (measured reasons in docs/decisions.md):
 

@@ -75,7 +75,7 @@ EXPLAIN = """async (answer) => {
     const card = document.querySelector(".answer");
     card.append(...explanation(answer, task, card.querySelector(".picture")));
     const layers = [{ name: "conv1", type: "Conv", relative_change: 0.02 }];
-    document.querySelector("[data-part=layers]").append(adaptationTable(layers));
+    document.querySelector("[data-part=layers]").replaceChildren(adaptationTable(layers));
     document.querySelector("[data-part=adaptation]").hidden = false;
 }"""
 

@@ -92,6 +92,15 @@ def compare(
     config = runs[0][1]["config"]
     encoder, written = Encoders().get(config["text_encoder"]), in_order(images.class_names, texts)
     answers = [(_name(model, h), h["config"]["seed"], _answer(model, h, images, encoder, folder)) for model, h in runs]
+    answers += [
+        (
+            f"{_name(model, h)}: its classification layer alone",
+            h["config"]["seed"],
+            _answer_n3(model, h, images, encoder, layers=False),
+        )
+        for model, h in runs
+        if isinstance(model, N3) and model.layers
+    ]
     columns = [
         _column(answers, images, written, shape, n_episodes=n, seed=seed, progress=progress)
         for shape, n in described_columns(images, n_episodes, shots=False)
@@ -180,7 +189,10 @@ def _answer(model: Peer | N3, header: dict[str, Any], images: ImageSet, encoder:
     return answer
 
 
-def _answer_n3(model: N3, header: dict[str, Any], images: ImageSet, encoder: TextEncoder) -> Answer:
+def _answer_n3(
+    model: N3, header: dict[str, Any], images: ImageSet, encoder: TextEncoder, *, layers: bool = True
+) -> Answer:
+    """Without ``layers``: by the classification layer that it wrote, on the base as it is."""
     embeddings = header["config"]["embeddings"]
 
     @torch.no_grad()
@@ -189,6 +201,8 @@ def _answer_n3(model: N3, header: dict[str, Any], images: ImageSet, encoder: Tex
         padded, mask = (torch.from_numpy(part) for part in pad(tokens))
         nothing = torch.zeros(len(documents), 1, model.config.n_features)
         adaptation = model.generate(padded, mask, nothing, nothing[..., 0])
+        if not layers:
+            adaptation = adaptation._replace(codes={})
         logits = model.classify(adaptation, torch.from_numpy(images.pixels[episode.query]))
         return logits.argmax(dim=-1).numpy()
 

@@ -1,10 +1,12 @@
-"""Base networks that were trained elsewhere: read from files, or from torchvision where a network allows it.
+"""Base networks that were trained before: read from files, or from torchvision where a network allows it.
 
 What such a network has met is not known to us class by class: a meta-model on top of one says so in its card.
 """
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,26 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from models import metamodel
+from models.errors import InvalidMetaModel
+from models.export_n3 import NETWORK
 from models.nn.bases import Base, BaseSpec, Classifier, fold, unfolded
 from training import checkpoint
 from training.data.folders import DataError, data_root
 
 BASE = "base"
 """The method of a checkpoint of `training fit base`."""
+INSTALLED = metamodel.ZOO.parents[1]
+"""What the folders of shipped meta-models are relative to, wherever a command runs."""
 IMAGENET_MOBILENET = "mobilenet_v2_1.0_224_folded_fp16.npz"
 
 
 def read_base(source: str, spec: BaseSpec) -> Base:
-    """A folded base: "imagenet-mobilenet", "torchvision", or the path of a checkpoint of `training fit base`.
+    """A folded base: "imagenet-mobilenet", "torchvision", or the path of an exported N3 or of a base's checkpoint.
 
-    Raises DataError or CheckpointError where it is not there, or of another architecture.
+    An exported N3 is a folder such as models/zoo/n3-mobilenet: its base as it is before any task, in half precision. A
+    checkpoint is one of `training fit base`. Raises DataError or CheckpointError where it is not there, or of another
+    architecture.
     """
     _check_statistics(source, spec)
     base = Base(spec)
@@ -33,6 +42,8 @@ def read_base(source: str, spec: BaseSpec) -> Base:
         _copy(base, _mobilenet_arrays())
     elif source == "torchvision":
         base.network.load_state_dict(fold(_torchvision(spec.architecture)).state_dict())
+    elif not _is_checkpoint(source):
+        _copy_exported(base, source)
     else:
         base.network.load_state_dict(_trained_here(Path(source), spec).state_dict())
     return base
@@ -41,10 +52,13 @@ def read_base(source: str, spec: BaseSpec) -> Base:
 def origin(source: str) -> dict[str, Any]:
     """What a base that ``read_base`` takes was made of: ``pretrained`` (empty: from random weights), and on what.
 
-    Raises CheckpointError where it is a path and no checkpoint.
+    An exported N3 says it of its own base. Raises DataError or CheckpointError where a path is of neither kind.
     """
     if source in ("imagenet-mobilenet", "torchvision"):
         return {"pretrained": source, "dataset": "imagenet", "train_data_digest": None}
+    if not _is_checkpoint(source):
+        told: dict[str, Any] = _exported(source)[1]["base"]
+        return told
     header = checkpoint.read_header(Path(source))
     config = header["config"]
     return {
@@ -64,6 +78,46 @@ def classifier_rows() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 def _check_statistics(source: str, spec: BaseSpec) -> None:
     if (source, spec.architecture) == ("torchvision", "googlenet") and spec.pixel_mean != (0.5, 0.5, 0.5):
         raise DataError("Torchvision's GoogLeNet takes pixels of mean and deviation 0.5; give its BaseSpec these.")
+
+
+def _is_checkpoint(source: str) -> bool:
+    return Path(source).suffix == ".safetensors" or Path(source).is_file()
+
+
+def _copy_exported(base: Base, source: str) -> None:
+    meta_model, training = _exported(source)
+    saved, wanted = (
+        json.loads(json.dumps(asdict(s))) for s in (BaseSpec(**training["config"]["model"]["base"]), base.spec)
+    )
+    if other := [name for name in wanted if name != "size" and saved[name] != wanted[name]]:  # it takes any size
+        found = f"{source} has a {saved['architecture']}, of another {', '.join(other)} than the config's base"
+        raise DataError(f"{found} ({base.spec.architecture}); give the base that the config names.")
+    try:
+        weights = {name: torch.from_numpy(meta_model.base[NETWORK + name]) for name in base.network.state_dict()}
+        base.network.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        raise DataError(f"{source} has no weights of a {base.spec.architecture} ({error}); export it again.") from error
+
+
+def _exported(source: str) -> tuple[metamodel.MetaModel, dict[str, Any]]:
+    """An N3 meta-model, verified, and what its evaluation.json says of its training."""
+    remedy = "give the folder of an exported N3, such as models/zoo/n3-mobilenet, or a base's checkpoint.safetensors"
+    folder = next((path for path in (Path(source), INSTALLED / source) if path.is_dir()), None)
+    if folder is None:
+        raise DataError(f"There is no base {source}; {remedy}.")
+    try:
+        meta_model = metamodel.load(folder)
+        if meta_model.manifest.method != "n3":
+            raise DataError(f"{source} is of {meta_model.manifest.method}, which has no base; {remedy}.")
+        training: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())["training"]
+        _ = training["base"], training["config"]["model"]["base"]
+    except InvalidMetaModel as error:
+        raise DataError(f"{error.message} Or {remedy}.") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{source} lacks an evaluation.json that tells of its base ({error}); copy it whole."
+        ) from error
+    return meta_model, training
 
 
 def _trained_here(path: Path, spec: BaseSpec) -> nn.Module:

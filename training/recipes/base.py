@@ -113,9 +113,9 @@ def validate(model: Classifier, images: ImageSet, shape: EpisodeShape = VALIDATI
     for _ in range(N_VALIDATION_TASKS):
         episode = sample(images, shape, rng)
         found = nearest_centroid(features[episode.support], episode.support_labels, features[episode.query])
-        correct += float((found == episode.query_labels).mean()) / N_VALIDATION_TASKS
+        correct += float((found == episode.query_labels).mean())
     model.train()
-    return correct
+    return correct / N_VALIDATION_TASKS
 
 
 def _train_step(

@@ -57,8 +57,7 @@ def origin(source: str) -> dict[str, Any]:
     if source in ("imagenet-mobilenet", "torchvision"):
         return {"pretrained": source, "dataset": "imagenet", "train_data_digest": None}
     if not _is_checkpoint(source):
-        told: dict[str, Any] = _exported(source)[1]["base"]
-        return told
+        return _exported(source)[2]
     header = checkpoint.read_header(Path(source))
     config = header["config"]
     return {
@@ -85,10 +84,8 @@ def _is_checkpoint(source: str) -> bool:
 
 
 def _copy_exported(base: Base, source: str) -> None:
-    meta_model, training = _exported(source)
-    saved, wanted = (
-        json.loads(json.dumps(asdict(s))) for s in (BaseSpec(**training["config"]["model"]["base"]), base.spec)
-    )
+    meta_model, spec, _ = _exported(source)
+    saved, wanted = (json.loads(json.dumps(asdict(s))) for s in (spec, base.spec))  # tuples as lists
     if other := [name for name in wanted if name != "size" and saved[name] != wanted[name]]:  # it takes any size
         found = f"{source} has a {saved['architecture']}, of another {', '.join(other)} than the config's base"
         raise DataError(f"{found} ({base.spec.architecture}); give the base that the config names.")
@@ -99,8 +96,8 @@ def _copy_exported(base: Base, source: str) -> None:
         raise DataError(f"{source} has no weights of a {base.spec.architecture} ({error}); export it again.") from error
 
 
-def _exported(source: str) -> tuple[metamodel.MetaModel, dict[str, Any]]:
-    """An N3 meta-model, verified, and what its evaluation.json says of its training."""
+def _exported(source: str) -> tuple[metamodel.MetaModel, BaseSpec, dict[str, Any]]:
+    """An N3 meta-model, verified, and what its evaluation.json says of its base: what it is, and its ``origin``."""
     remedy = "give the folder of an exported N3, such as models/zoo/n3-mobilenet, or a base's checkpoint.safetensors"
     folder = next((path for path in (Path(source), INSTALLED / source) if path.is_dir()), None)
     if folder is None:
@@ -109,15 +106,14 @@ def _exported(source: str) -> tuple[metamodel.MetaModel, dict[str, Any]]:
         meta_model = metamodel.load(folder)
         if meta_model.manifest.method != "n3":
             raise DataError(f"{source} is of {meta_model.manifest.method}, which has no base; {remedy}.")
-        training: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())["training"]
-        _ = training["base"], training["config"]["model"]["base"]
+        training = json.loads((folder / "evaluation.json").read_text())["training"]
+        return meta_model, BaseSpec(**training["config"]["model"]["base"]), dict(training["base"])
     except InvalidMetaModel as error:
         raise DataError(f"{error.message} Or {remedy}.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{source} lacks an evaluation.json that tells of its base ({error}); copy it whole."
         ) from error
-    return meta_model, training
 
 
 def _trained_here(path: Path, spec: BaseSpec) -> nn.Module:

@@ -67,9 +67,7 @@ def test_fewer_features_are_the_first_of_many(raw: Array) -> None:
     np.testing.assert_allclose(few, many[:, :2], atol=1e-9)
 
 
-def test_a_projection_separates_classes_that_a_wide_nuisance_hides(
-    raw: Array, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_projection_separates_classes_that_a_wide_nuisance_hides(raw: Array, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "SHRINKAGE", 0.01)
     projected = forms.fit_projection(raw, LABELS, 2)(raw)
     assert _nearest_mean_accuracy(projected) > _nearest_mean_accuracy(raw) + 0.1

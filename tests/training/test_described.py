@@ -215,9 +215,7 @@ def made(cloths: Path, train: ImageSet) -> dict[float, tuple[Material, N3]]:
     return {s: prepare(config, base, train, texts, set(), small.CPU) for s, config in configs.items()}
 
 
-def test_scatter_scales_what_lies_around_class_means(
-    made: dict[float, tuple[Material, N3]], train: ImageSet
-) -> None:
+def test_scatter_scales_what_lies_around_class_means(made: dict[float, tuple[Material, N3]], train: ImageSet) -> None:
     one, far = made[1.0][0], made[2.5][0]
     np.testing.assert_array_equal(one.means, far.means)
     middles = one.means[train.labels]
@@ -230,10 +228,11 @@ def test_scatter_scales_what_lies_around_class_means(
 
 def test_priors_are_cross_fitted_and_as_long_as_means_are(made: dict[float, tuple[Material, N3]]) -> None:
     material, _ = made[1.0]
-    fitted = _cross_fitted(material.texts.means, material.means.astype(np.float64))
-    strength = forms.slope(fitted[:, 0], material.means)
-    np.testing.assert_allclose(material.priors, strength * fitted, rtol=1e-3, atol=1e-4)
-    assert forms.slope(material.priors[:, 0], material.means) == pytest.approx(1, abs=1e-3)
+    means, priors = material.means.astype(np.float64), material.priors.astype(np.float64)
+    fitted = _cross_fitted(material.texts.means, means)
+    strength = forms.slope(fitted[:, 0], means)
+    np.testing.assert_allclose(priors, strength * fitted, rtol=1e-3, atol=1e-4)
+    assert forms.slope(priors[:, 0], means) == pytest.approx(1, abs=1e-3)
 
 
 def test_the_model_remembers_some_documents_of_every_class(

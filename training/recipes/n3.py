@@ -213,7 +213,10 @@ def _begun(path: Path, config: Config, train: ImageSet) -> tuple[Base, Projectio
     model, header = load_model(path)
     saved = {**header["config"], **header["config"]["model"], "images": header["train_data_digest"]}
     wanted = {**asdict(config.model), "images": train.digest}
-    wanted |= {name: getattr(config, name) for name in ("text_encoder", "embeddings", "classifier_rows")}
+    wanted |= {
+        name: getattr(config, name)
+        for name in ("text_encoder", "embeddings", "classifier_rows", "n_documents", "scatter", "seed")
+    }
     filled_in = {"n_remembered", "token_dim"}
     checkpoint.refuse_other(path, saved, {name: value for name, value in wanted.items() if name not in filled_in})
     target = model.target

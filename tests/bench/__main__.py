@@ -3,7 +3,8 @@
     python -m tests.bench [--quick] [--only create,predict,...] [--meta-model omniglot-8] [--save]
 
 Prints a table, then JSON; --save also writes the JSON to tests/bench/results.json, from which the README's table is
-made (python -m tests.bench.readme). Nothing here passes or fails: the targets stand beside the figures.
+made (python -m tests.bench.readme); parts that --only leaves out stay there, where they are of the same machine.
+Nothing here passes or fails: the targets stand beside the figures.
 """
 
 from __future__ import annotations
@@ -260,6 +261,13 @@ def run(names: Sequence[str], meta_model: MetaModel, *, quick: bool, peers: Path
     return results
 
 
+def kept(results: Figures) -> Figures:
+    """The saved parts that were not measured anew; none of them where they are of another machine or meta-model."""
+    saved: Figures = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    same = all(saved.get(name) == results[name] for name in ("hardware", "meta_model_digest", "quick"))
+    return saved if same else {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
@@ -278,7 +286,7 @@ def main() -> None:
             print(f"{name}: skipped, {results[name]['skipped']}")
     print(json.dumps(results, indent=1))
     if args.save:
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        RESULTS.write_text(json.dumps(kept(results) | results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

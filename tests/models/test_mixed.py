@@ -8,7 +8,11 @@ from models.mixed import GROUPS, mixed_network
 from tests.service import centroids, tiny
 
 N_ROWS = 19
-SHIPPED = metamodel.load_all(metamodel.ZOO)
+ZOO = metamodel.load_all(metamodel.ZOO)
+SHIPPED = {
+    name: found for name, found in ZOO.items() if "adapted" not in {t.source for t in found.manifest.tensors.values()}
+}
+"""Those whose tasks write small tensors; a network whose every layer is adapted runs alone."""
 
 
 @pytest.fixture(scope="module", params=["tiny", "centroids", *SHIPPED])
@@ -124,3 +128,8 @@ def test_residual_connections_between_written_layers_are_kept(tmp_path):
     for task, row, logits in zip(tasks, pixels, network.run([t.tensors for t in tasks], pixels), strict=True):
         (expected,) = ReferenceEvaluator(tiny.reference_model(meta_model, task)).run(["logits"], {"pixels": row[None]})
         np.testing.assert_allclose(logits, expected[0], atol=1e-5 * abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ZOO.keys() - SHIPPED.keys())
+def test_networks_with_adapted_layers_are_not_mixed(name):
+    assert mixed_network(ZOO[name]) is None

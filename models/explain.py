@@ -166,20 +166,23 @@ def _places(length: int, seen: int, scale: float, n_cells: int) -> NDArray[np.in
     return np.where(is_seen, np.floor(across * n_cells).astype(np.int64) + 1, 0)
 
 
-def relative_changes(meta_model: MetaModel, bundle: Bundle) -> list[LayerChange]:
-    """Of each adapted layer, in the order of the network; empty where a task adapts none."""
+def relative_changes(meta_model: MetaModel, tensors: Mapping[str, NDArray[np.generic]]) -> list[LayerChange]:
+    """Of each layer that a task with these tensors adapts, in the order of the network; empty where it adapts none."""
     found = []
     for name, spec in meta_model.manifest.tensors.items():
         layer, _, kind = name.rpartition(".")
         if spec.source != "adapted" or kind != "weight":
             continue
-        codes = np.asarray(bundle.tensors[layer + CODES], np.float32)
+        codes = np.asarray(tensors[layer + CODES], np.float32)
         before = float(np.linalg.norm(meta_model.base[layer + GAMMA] * meta_model.base[name]))
         change = float(np.linalg.norm(codes @ meta_model.base[name + BASIS])) / max(before, TINY)
-        found.append(LayerChange(layer.removeprefix("base.network."), _type(spec.shape), change))
+        found.append(LayerChange(layer.removeprefix("base.network."), _type(layer, spec.shape), change))
     return found
 
 
-def _type(shape: Sequence[object]) -> str:
-    """By the weight's shape."""
-    return f"convolution {shape[2]} x {shape[3]}" if len(shape) == 4 else "linear"
+def _type(layer: str, shape: Sequence[object]) -> str:
+    """By the layer's name and its weight's shape."""
+    if len(shape) != 4:
+        return "linear"
+    kind = "shortcut" if "downsample" in layer else "depthwise" if shape[1] == 1 else "convolution"
+    return f"{kind} {shape[2]} x {shape[3]}"

@@ -28,7 +28,7 @@ def token_feeds(
     """``tokens`` (K, T, D) and ``token_mask`` (K, T); ``encode``: each text's ``(T, D)``, called only for texts."""
     texts = [text for c in classes if (text := text_of(c))]
     encoded = iter(encode(texts) if texts else ())
-    tokens, mask = _padded([next(encoded) if text_of(c) else np.zeros((0, dim), np.float32) for c in classes], dim)
+    tokens, mask = padded([next(encoded) if text_of(c) else np.zeros((0, dim), np.float32) for c in classes], dim)
     return {"tokens": tokens, "token_mask": mask}
 
 
@@ -42,14 +42,14 @@ def feature_feeds(classes: Sequence[ClassSpec], extract: Callable[[Pixels], Rows
     found = [row for run in runs for row in extract(np.stack(run))]
     ends = np.cumsum([len(c.images) for c in classes])
     rows = [np.array(found[end - len(c.images) : end]).reshape(-1, dim) for c, end in zip(classes, ends, strict=True)]
-    features, mask = _padded(rows, dim)
+    features, mask = padded(rows, dim)
     return {"features": features, "feature_mask": mask}
 
 
-def _padded(rows: Sequence[Rows], dim: int) -> tuple[Rows, Rows]:
+def padded(rows: Sequence[NDArray[np.floating]], dim: int) -> tuple[Rows, Rows]:
     """Rows ``(n, dim)`` of each class -> ``(K, most, dim)`` with zeros behind, and the mask ``(K, most)``."""
     most = max(1, *(len(own) for own in rows))
-    padded, mask = np.zeros((len(rows), most, dim), np.float32), np.zeros((len(rows), most), np.float32)
+    values, mask = np.zeros((len(rows), most, dim), np.float32), np.zeros((len(rows), most), np.float32)
     for k, own in enumerate(rows):
-        padded[k, : len(own)], mask[k, : len(own)] = own, 1
-    return padded, mask
+        values[k, : len(own)], mask[k, : len(own)] = own, 1
+    return values, mask

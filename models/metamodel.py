@@ -84,6 +84,11 @@ class Manifest(BaseModel):
     files: dict[str, str]
     """File name -> SHA-256."""
 
+    @property
+    def adapts_layers(self) -> bool:
+        """Whether a task changes layers that all tasks share, beside what it writes whole."""
+        return any(spec.source == "adapted" for spec in self.tensors.values())
+
     @model_validator(mode="after")
     def _reads_something(self) -> Self:
         if not (self.accepts_images or self.accepts_descriptions):

@@ -71,8 +71,7 @@ def mixed_network(meta_model: MetaModel) -> MixedNetwork | None:
     manifest = meta_model.manifest
     graph = onnx.load_model_from_string(meta_model.read("skeleton.onnx"))
     written = [name for name, spec in manifest.tensors.items() if spec.source == "bundle" and name not in HEAD]
-    is_whole = all(spec.source in ("bundle", "base") for spec in manifest.tensors.values())
-    if not is_whole or not _has_plain_head(graph.graph, manifest):
+    if manifest.adapts_layers or not _has_plain_head(graph.graph, manifest):
         return None
     if _written_bytes(manifest, written) > MAX_WRITTEN_BYTES:
         return None

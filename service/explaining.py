@@ -98,7 +98,7 @@ class Explainer:
 
     async def changes(self, tenant: str, task_id: str) -> list[LayerChange]:
         """How far the task changed each layer that it adapts."""
-        return await self._in_turn(lambda: relative_changes(*self._classifier(tenant, task_id)))
+        return await self._in_turn(lambda: self._changes(tenant, task_id))
 
     async def _in_turn(self, work: Callable[[], Result]) -> Result:
         if self._n_waiting >= MAX_WAITING:
@@ -131,6 +131,10 @@ class Explainer:
         self._explain_s = 0.8 * self._explain_s + 0.2 * (perf_counter() - began_at)
         label = spec.class_names[decided.predicted]
         return Explanation(label, decided.probability, words, _saliency(framed), notes)
+
+    def _changes(self, tenant: str, task_id: str) -> list[LayerChange]:
+        meta_model, bundle = self._classifier(tenant, task_id)
+        return relative_changes(meta_model, bundle.tensors)
 
     def _classifier(self, tenant: str, task_id: str) -> tuple[MetaModel, Bundle]:
         record = self._loader.record(tenant, task_id)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.feeds import padded
 from models.methods.n3 import N3
 from models.nn.bases import Base
 from models.text import Encoders
@@ -127,7 +128,11 @@ def draw_task(material: Material, config: Config, rng: np.random.Generator, *, i
     else:
         support = [rng.permutation(material.images.indices[k])[:n] for k, n in zip(classes, shots, strict=True)]
         rows = [material.features[own] for own in support]
-    arrays = (*material.texts.padded(chosen), *pad(rows), material.priors[classes, documents])
+    arrays = (
+        *material.texts.padded(chosen),
+        *padded(rows, material.means.shape[1]),
+        material.priors[classes, documents],
+    )
     return Task(classes, np.concatenate([np.zeros(0, np.int64), *support]), *map(torch.from_numpy, arrays))
 
 
@@ -142,16 +147,6 @@ def imagine(material: Material, classes: NDArray[np.int64], rng: np.random.Gener
     """Features ``(Q, F)`` drawn around the means of classes ``(Q,)``."""
     noise = rng.standard_normal((len(classes), material.means.shape[1]), dtype=np.float32)
     return torch.from_numpy(material.means[classes] + np.float32(material.spread) * noise)
-
-
-def pad(rows: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Features ``(n, F)`` of each of K classes -> ``(K, most, F)`` and the mask ``(K, most)``."""
-    most = max(1, *(len(own) for own in rows))
-    padded = np.zeros((len(rows), most, rows[0].shape[-1]), np.float32)
-    mask = np.zeros((len(rows), most), np.float32)
-    for k, own in enumerate(rows):
-        padded[k, : len(own)], mask[k, : len(own)] = own, 1
-    return padded, mask
 
 
 def _shots(

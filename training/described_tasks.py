@@ -8,8 +8,9 @@ Shapes: K classes, Q queries, F features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -61,25 +62,24 @@ class Subject:
         self.texts = in_order(images.class_names, texts)
         self._generator = OnnxGenerator()
         self._skeletons: dict[int, bytes] = {}
-        self._features: NDArray[np.float32] | None = None
         self.agnostic: Tensors = {}
 
     @property
     def adapts_layers(self) -> bool:
         """Whether more than the classification layer differs between tasks."""
-        return any(name.endswith(CODES) for name in self.meta_model.manifest.tensors)
+        return self.meta_model.manifest.adapts_layers
 
     def write(self, classes: Sequence[ClassSpec]) -> Tensors:
         """The task's tensors, as read back from a stored bundle."""
         stored = bundle.decode(bundle.encode(self._generator.generate(self.meta_model, TaskSpec(tuple(classes)))))
         return {name: np.asarray(tensor, np.float32) for name, tensor in stored.tensors.items()}
 
-    def run(self, tensors: Tensors, chosen: NDArray[np.int64]) -> Logits:
-        """Logits ``(Q, K)`` of images by the network that was made for the task."""
+    def network(self, tensors: Tensors) -> Callable[[NDArray[np.int64]], Logits]:
+        """The network that was made for the task: images -> logits ``(Q, K)``."""
         if not self.adapts_layers:
-            return self.head(tensors, chosen)
-        (logits,) = self._session(tensors).run([LOGITS], {INPUT: self.images.pixels[chosen]})
-        return np.asarray(logits)
+            return partial(self.head, tensors)
+        session = self._session(tensors)
+        return lambda chosen: np.asarray(session.run([LOGITS], {INPUT: self.images.pixels[chosen]})[0])
 
     def head(self, tensors: Tensors, chosen: NDArray[np.int64]) -> Logits:
         """The same with no layer adapted but the classification layer."""
@@ -96,12 +96,15 @@ class Subject:
         names = [name for name in written[0] if name.endswith(CODES)]
         self.agnostic = {name: np.mean([tensors[name] for tensors in written], axis=0) for name in names}
 
-    @property
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """Every word of every class's texts, as often as it stands there."""
+        return [word for own in self.texts for text in (*own.phrases, *own.sentences) for word in text.split()]
+
+    @cached_property
     def features(self) -> NDArray[np.float32]:
-        """Of every image by the base as it is, ``(N, F)``; computed once."""
-        if self._features is None:
-            self._features = self.features_by(None, np.arange(len(self.images.pixels)))
-        return self._features
+        """Of every image by the base as it is, ``(N, F)``."""
+        return self.features_by(None, np.arange(len(self.images.pixels)))
 
     def features_by(self, tensors: Tensors | None, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
         """Of some images, ``(Q, F)``, by the network that was made for the task; None: by the base as it is."""
@@ -176,10 +179,10 @@ def calibrate(
     for shape in _calibration_shapes(images, shots=meta_model.manifest.accepts_images):
         for _ in range(n_episodes):
             episode = sample(images, shape, rng)
-            tensors = subject.write(_specs(subject, episode, Words(), rng))
-            logits.append(subject.run(tensors, episode.query))
+            network = subject.network(subject.write(_specs(subject, episode, Words(), rng)))
+            logits.append(network(episode.query))
             labels.append(episode.query_labels)
-            unknown.append(subject.run(tensors, _others(images, episode, rng)))
+            unknown.append(network(_others(images, episode, rng)))
     temperature = metrics.fit_temperature(logits, labels)
     top = [decision.probabilities(z, temperature).max(-1) for z in (*logits, *unknown)]
     good = [z.argmax(-1) == y for z, y in zip(logits, labels, strict=True)]
@@ -201,11 +204,12 @@ def _answer(
     query = episode.query
     specs = _specs(subject, episode, Words(), rng)
     written = subject.write(specs)
-    own = subject.run(written, query)
+    network = subject.network(written)
+    own = network(query)
     found = {"generated": own}
     if subject.adapts_layers:
         found["classification_layer_alone"] = subject.head(written, query)
-        found["task_agnostic_layers"] = subject.run(subject.agnostic_layers(written), query)
+        found["task_agnostic_layers"] = subject.network(subject.agnostic_layers(written))(query)
     found["shuffled"] = subject.head(subject.write([specs[k] for k in rng.permutation(len(specs))]), query)
     found["random_text"] = subject.head(subject.write(_without_sense(specs, subject, rng)), query)
     for name, words in (("names_alone", Words(described=False)), ("names_withheld", Words(named=False))):
@@ -214,7 +218,7 @@ def _answer(
     if shape.n_shot:
         predictions = _of_images(subject, episode, specs, found)
     predictions |= {name: logits.argmax(-1) for name, logits in found.items()}
-    return predictions, own, subject.run(written, _others(subject.images, episode, rng))
+    return predictions, own, network(_others(subject.images, episode, rng))
 
 
 def _of_images(
@@ -222,8 +226,8 @@ def _of_images(
 ) -> dict[str, NDArray[np.int64]]:
     """Words alone, images alone, their plain sum (into ``found``); and the closed forms on the same features."""
     query = episode.query
-    words = subject.run(subject.write([replace(s, images=()) for s in specs]), query)
-    images = subject.run(subject.write([replace(s, description="") for s in specs]), query)
+    words = subject.network(subject.write([replace(s, images=()) for s in specs]))(query)
+    images = subject.network(subject.write([replace(s, description="") for s in specs]))(query)
     found["words_alone"], found["images_alone"] = words, images
     temperature = subject.meta_model.manifest.temperature
     both = [np.log(decision.probabilities(z, temperature) + 1e-12) for z in (words, images)]
@@ -254,8 +258,7 @@ def _specs(subject: Subject, episode: Episode, words: Words, rng: np.random.Gene
 
 def _without_sense(specs: Sequence[ClassSpec], subject: Subject, rng: np.random.Generator) -> list[ClassSpec]:
     """The same images, with numbers for names and as many random words of all classes for descriptions."""
-    words = [word for texts in subject.texts for text in (*texts.phrases, *texts.sentences) for word in text.split()]
-    drawn = [" ".join(rng.choice(words, len(spec.description.split()) or 1)) for spec in specs]
+    drawn = [" ".join(rng.choice(subject.vocabulary, len(spec.description.split()) or 1)) for spec in specs]
     return [replace(spec, name=str(i), description=drawn[i]) for i, spec in enumerate(specs)]
 
 

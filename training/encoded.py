@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from models.feeds import padded
 from models.text import TextEncoder
 from training.data.descriptions import ClassTexts, document, draw_document
 
@@ -37,11 +38,7 @@ class EncodedTexts:
         """(class, document) of each of K classes, None for no text -> ``(K, T, D)`` and its mask ``(K, T)``."""
         dim = self.tokens[0][0].shape[-1]
         rows = [self.tokens[own[0]][own[1]] if own else np.zeros((0, dim), np.float16) for own in chosen]
-        most = max(1, *(len(row) for row in rows))
-        tokens, mask = np.zeros((len(rows), most, dim), np.float32), np.zeros((len(rows), most), np.float32)
-        for k, row in enumerate(rows):
-            tokens[k, : len(row)], mask[k, : len(row)] = row, 1
-        return tokens, mask
+        return padded(rows, dim)
 
 
 def encode_texts(

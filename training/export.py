@@ -82,7 +82,7 @@ def _check_run(header: dict[str, Any], path: Path) -> None:
         )
     embeddings = header["config"].get("embeddings", "contextual")
     if embeddings != "contextual":
-        remedy = "its accuracies on unseen classes are in log.jsonl; to export, fit a config of contextual ones"
+        remedy = "`training compare-words` measures it; to export, fit a config of contextual ones"
         raise checkpoint.CheckpointError(
             f"{path} learned from {embeddings} embeddings, which no service makes; {remedy}."
         )

@@ -24,7 +24,7 @@ def magnitudes(subject: Subject, options: Options) -> Plot:
     said = ", ".join(f"{kind} {mean[kinds == kind].mean():.2f} %" for kind in dict.fromkeys(found.kinds))
     most = int(mean.argmax())
     caption = (
-        "Length (L2) of each layer's change, gamma's included, in percent of its weight's own length. Thin lines: "
+        "Length (L2) of what is added to each layer's weight, in percent of the length of gamma times it. Thin lines: "
         f"standard deviation over {N_TASKS} tasks. Below, the mean of each kind of layer: {said}. Most changes "
         f"{found.layers[most]}: {mean[most]:.2f} %. The paper draws the lengths themselves. "
         f"{_drawn_from(network, options, N_TASKS)}"

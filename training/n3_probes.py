@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.explain import relative_changes
 from models.task import ClassSpec
 from training.data.folders import DataError
 from training.described_tasks import Subject, Words
@@ -21,7 +22,7 @@ Array = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """Length of what is added to each layer's weight over the weight's own ``(T, L)``, layers from the image on."""
+    """``models.explain.relative_changes`` of each task ``(T, L)``, layers from the image on."""
 
     layers: tuple[str, ...]
     kinds: tuple[str, ...]
@@ -51,19 +52,13 @@ class Confusion:
 
 def magnitudes(subject: Subject, n_tasks: int, n_way: int, seed: int) -> Magnitudes:
     """Of tasks of random unseen classes; raises DataError where no layer is adapted."""
-    base = subject.meta_model.base
-    specs = subject.meta_model.manifest.tensors
-    names = [n for n, spec in specs.items() if spec.source == "adapted" and n.endswith(".weight")]
-    if not names:
+    if not subject.adapts_layers:
         raise DataError("It adapts no layer but the classification layer.")
-    rng, rows = np.random.default_rng(seed), []
-    for _ in range(n_tasks):
-        _, classes = _task(subject, n_way, 1, rng)
-        weights = subject.meta_model.weights(subject.write(classes))
-        changes = {n: np.asarray(weights[n], np.float32) - base[n] for n in names}
-        rows.append([np.linalg.norm(changes[n]) / np.linalg.norm(base[n]) for n in names])
-    layers = tuple(name.removeprefix("base.network.").removesuffix(".weight") for name in names)
-    return Magnitudes(layers, tuple(_kind(name, specs[name].shape_for(2)) for name in names), np.array(rows))
+    rng = np.random.default_rng(seed)
+    tasks = [_task(subject, n_way, 1, rng)[1] for _ in range(n_tasks)]
+    found = [relative_changes(subject.meta_model, subject.write(classes)) for classes in tasks]
+    layers, kinds = tuple(change.name for change in found[0]), tuple(change.type for change in found[0])
+    return Magnitudes(layers, kinds, np.array([[change.relative_change for change in own] for own in found]))
 
 
 def before_and_after(subject: Subject, n_way: int, n_images: int, seed: int) -> BeforeAndAfter:
@@ -72,7 +67,7 @@ def before_and_after(subject: Subject, n_way: int, n_images: int, seed: int) -> 
         raise DataError("It adapts no layer but the classification layer: features stay as they are.")
     episode, classes = _task(subject, n_way, n_images, np.random.default_rng(seed))
     written = subject.write(classes)
-    logits = subject.run(written, episode.query)
+    logits = subject.network(written)(episode.query)
     return BeforeAndAfter(
         before=subject.features_by(None, episode.query),
         after=subject.features_by(written, episode.query),
@@ -86,7 +81,7 @@ def confusion(subject: Subject, n_images: int, seed: int) -> Confusion:
     """One task of as many unseen classes as there are, or as it takes; classes that are taken for one another close."""
     n_way = min(subject.images.n_classes, subject.meta_model.manifest.max_classes)
     episode, classes = _task(subject, n_way, n_images, np.random.default_rng(seed))
-    logits = subject.run(subject.write(classes), episode.query)
+    logits = subject.network(subject.write(classes))(episode.query)
     counts = np.zeros((n_way, n_way))
     np.add.at(counts, (episode.query_labels, logits.argmax(-1)), 1)
     shares = counts / counts.sum(axis=1, keepdims=True)
@@ -108,14 +103,6 @@ def _task(subject: Subject, n_way: int, n_images: int, rng: np.random.Generator)
     episode = sample(subject.images, shape, rng)
     specs = [Words().spec(subject.texts[k], i, rng) for i, k in enumerate(episode.classes)]
     return episode, [ClassSpec(*spec) for spec in specs]
-
-
-def _kind(name: str, shape: tuple[int, ...]) -> str:
-    """What sort of layer it is, by its name and the shape of its weight."""
-    kernel = f"{shape[2]} x {shape[3]}"
-    if "downsample" in name:
-        return f"shortcut, {kernel}"
-    return f"depthwise, {kernel}" if shape[1] == 1 else f"convolution, {kernel}"
 
 
 def _alike_close(shares: Array) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from models.feeds import padded
 from models.methods.megazsl import Megazsl
 from models.methods.n3 import N3
 from models.nn.bases import BaseSpec
@@ -29,7 +30,6 @@ from training.ablations import kind
 from training.columns import described_columns
 from training.data.descriptions import ClassTexts, in_order
 from training.data.folders import DataError, ImageSet
-from training.described import pad
 from training.described_tasks import Words
 from training.encoded import embed
 from training.episodes import Episode, EpisodeShape, sample
@@ -197,10 +197,10 @@ def _answer_n3(
 
     @torch.no_grad()
     def answer(documents: Sequence[str], episode: Episode) -> NDArray[np.int64]:
-        tokens = [own.astype(np.float32) for own in embed(documents, encoder, embeddings)]
-        padded, mask = (torch.from_numpy(part) for part in pad(tokens))
+        own = embed(documents, encoder, embeddings)
+        tokens, mask = (torch.from_numpy(part) for part in padded(own, model.config.token_dim))
         nothing = torch.zeros(len(documents), 1, model.config.n_features)
-        adaptation = model.generate(padded, mask, nothing, nothing[..., 0])
+        adaptation = model.generate(tokens, mask, nothing, nothing[..., 0])
         if not layers:
             adaptation = adaptation._replace(codes={})
         logits = model.classify(adaptation, torch.from_numpy(images.pixels[episode.query]))

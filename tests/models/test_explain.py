@@ -232,7 +232,7 @@ def test_what_a_crop_takes_away_carried_nothing() -> None:
 
 def test_a_relative_change_is_the_added_weights_norm_over_that_of_the_weight(made: N3, folder: MetaModel) -> None:
     adaptation = adapt(made, task())
-    found = relative_changes(folder, bundle_of(made, adaptation))
+    found = relative_changes(folder, bundle_of(made, adaptation).tensors)
     assert [layer.name for layer in found] == list(made.layers)
     assert {layer.type for layer in found} == {"convolution 1 x 1", "convolution 3 x 3"}
     changed = made.adapted(adaptation)
@@ -243,4 +243,4 @@ def test_a_relative_change_is_the_added_weights_norm_over_that_of_the_weight(mad
 
 
 def test_a_task_that_adapts_no_layer_has_no_changes(exported: MetaModel) -> None:
-    assert relative_changes(exported, small.stored(exported, small.spec())) == []
+    assert relative_changes(exported, small.stored(exported, small.spec()).tensors) == []

@@ -12,7 +12,7 @@ import pytest
 from models import encoder_files
 from models.bundle import decode, encode
 from models.errors import GenerationFailed
-from models.feeds import Rows, feature_feeds, text_of, token_feeds
+from models.feeds import Rows, feature_feeds, padded, text_of, token_feeds
 from models.generator import OnnxGenerator
 from models.graph import FEATURES, INPUT, skeleton_for
 from models.metamodel import MetaModel
@@ -146,3 +146,12 @@ def test_without_the_encoder_s_files_it_is_said_what_to_do(meta_model: MetaModel
         lacking.generate(meta_model, TaskSpec((WORDS, BOTH)))
     bundle = lacking.generate(meta_model, TaskSpec((SHOWN, replace(SHOWN, name="horse"))))  # needs no encoder
     assert bundle.tensors["logits.bias"].shape == (2,)
+
+
+def test_padding_keeps_every_row_and_marks_it() -> None:
+    rows = [np.arange(1, 5, dtype=np.float32).reshape(2, 2), np.zeros((0, 2), np.float32), np.full((1, 2), 9, "f4")]
+    values, mask = padded(rows, 2)
+    np.testing.assert_array_equal(mask, [[1, 1], [0, 0], [1, 0]])
+    np.testing.assert_array_equal(values, [[[1, 2], [3, 4]], [[0, 0], [0, 0]], [[9, 9], [0, 0]]])
+    none, nowhere = padded([np.zeros((0, 3), np.float32)] * 2, 3)
+    assert (none.shape, nowhere.shape, nowhere.sum()) == ((2, 1, 3), (2, 1), 0)

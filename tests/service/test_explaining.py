@@ -222,7 +222,7 @@ def test_the_adaptation_is_that_of_the_stored_bundle(running: Live, folder: Path
     layers = running.http.get(f"/tasks/{task['id']}/adaptation").json()["layers"]
     meta_model = metamodel.load(folder / "n3")
     (bundle,) = (path for path in (running.state_dir / "bundles").rglob("*") if task["id"] in path.name)
-    expected = explain.relative_changes(meta_model, decode(bundle.read_bytes()))
+    expected = explain.relative_changes(meta_model, decode(bundle.read_bytes()).tensors)
     assert [layer["name"] for layer in layers] == [layer.name for layer in expected]
     assert [layer["relative_change"] for layer in layers] == pytest.approx([x.relative_change for x in expected])
     assert all(layer["relative_change"] > 0 for layer in layers)

@@ -25,7 +25,6 @@ from training.described import (
     draw_queries,
     draw_task,
     imagine,
-    pad,
     prepare,
 )
 from training.encoded import EncodedTexts
@@ -187,15 +186,6 @@ def test_imagined_features_have_the_mean_and_spread_of_a_class(material: Materia
     np.testing.assert_allclose(drawn.std(1), material.spread, rtol=0.1)
     exact = imagine(replace(material, spread=0.0), classes, rng)
     np.testing.assert_array_equal(exact.numpy(), material.means[classes])
-
-
-def test_padding_keeps_every_row_and_marks_it() -> None:
-    rows = [np.arange(1, 5, dtype=np.float32).reshape(2, 2), np.zeros((0, 2), np.float32), np.full((1, 2), 9, "f4")]
-    padded, mask = pad(rows)
-    np.testing.assert_array_equal(mask, [[1, 1], [0, 0], [1, 0]])
-    np.testing.assert_array_equal(padded, [[[1, 2], [3, 4]], [[0, 0], [0, 0]], [[9, 9], [0, 0]]])
-    none, nowhere = pad([np.zeros((0, 3), np.float32)] * 2)
-    assert (none.shape, nowhere.shape, nowhere.sum()) == ((2, 1, 3), (2, 1), 0)
 
 
 # --- what tasks are drawn from

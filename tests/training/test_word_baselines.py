@@ -303,7 +303,7 @@ def test_an_n3_answers_as_its_export_does(
     rng = np.random.default_rng(3)
     episode = sample(unseen, EpisodeShape(2, 0, 7), rng)
     specs = described_tasks._specs(network, episode, described_tasks.Words(), rng)
-    logits = network.run(network.write(specs), episode.query)
+    logits = network.network(network.write(specs))(episode.query)
     clear = np.abs(logits[:, 0] - logits[:, 1]) > 0.01
     documents = [class_text(spec.name, spec.description) for spec in specs]
     assert clear.sum() > 3

@@ -196,7 +196,7 @@ def _fitted_model(config: Config, base: Base, projection: forms.Projection, mate
         "regression.texts": regression.texts,
         "regression.coefficients": strength * regression.coefficients,
         "regression.sharpness": forms.SHARPNESS,
-        "fusion.log_variance": np.log(np.stack(variances) / material.spread**2),
+        "fusion.log_variance": np.log(np.stack(variances) / (config.assumed_scatter * material.spread) ** 2),
         "log_scale": np.log(forms.best_scale(material.features[::7], material.priors[:n_real, 0], labels[::7])),
     }
     model.load_state_dict({name: torch.as_tensor(v, dtype=torch.float32) for name, v in fitted.items()}, strict=False)

@@ -12,23 +12,27 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import os
-import platform
 import signal
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from models.bundle import decode
 from models.metamodel import ZOO, MetaModel, load
-from service.sessions import build_session
-from service.stores.files import FileBundleStore
-from tests.bench.measure import N_CONNECTIONS, Bench, Figures, answer_of, load_on, percentile, rate
+from tests.bench.measure import (
+    N_CONNECTIONS,
+    Bench,
+    Figures,
+    answer_of,
+    hardware,
+    load_on,
+    load_times_ms,
+    percentile,
+    rate,
+    write_images,
+)
 from tests.bench.mixed import many_tasks
 from tests.bench.server import baseline, resident_mb, service
 from tests.bench.tasks import N_CLASSES, Client, Task, make_task
@@ -103,15 +107,7 @@ def cold_load(bench: Bench) -> Figures:
             for record, task in zip(records, tasks, strict=True):
                 cold_ms.append(client.predict(record["id"], task.queries[0][1])[1])
                 hot_ms.append(client.predict(record["id"], task.queries[1][1])[1])
-    (stored,) = {path.parent for path in (bench.folder / "cold").rglob(f"{records[0]['id']}.safetensors")}
-    store = FileBundleStore(stored, 10**9)
-    times_ms = []
-    for _ in range(bench.repeats(100)):
-        started = time.perf_counter()
-        data = store.get(records[0]["id"])
-        assert data is not None
-        build_session(bench.meta_model, decode(data), "local", records[0]["id"])
-        times_ms.append(1e3 * (time.perf_counter() - started))
+    times_ms = load_times_ms(bench, bench.folder / "cold", records[0]["id"], 100)
     return {
         "load_p50_ms": percentile(times_ms, 50),
         "load_p95_ms": percentile(times_ms, 95),
@@ -123,9 +119,7 @@ def cold_load(bench: Bench) -> Figures:
 def predict(bench: Bench) -> Figures:
     """One PNG a request on 16 connections: the service and the barest endpoint by turns, one process each."""
     task = make_task(0)
-    bodies = [bench.folder / f"query{n}.png" for n in range(20)]
-    for body, (_, png) in zip(bodies, task.queries[::5], strict=True):
-        body.write_bytes(png)
+    bodies = write_images(bench.folder / "queries", (png for _, png in task.queries[::5]))
     ours, theirs = [], []
     with service(bench.folder / "predict") as server:
         client = Client(server.port)
@@ -227,22 +221,6 @@ def rows(results: Figures) -> list[tuple[str, str, str]]:
         for what, part, figure, form, target in TABLE
         if figure in results.get(part, {})
     ]
-
-
-def hardware() -> Figures:
-    return {
-        "cpu": cpu_name(),
-        "n_cpus": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "onnxruntime": version("onnxruntime"),
-    }
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def run(names: Sequence[str], meta_model: MetaModel, *, quick: bool, peers: Path | None = None) -> Figures:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from models.bundle import decode
 from models.metamodel import MetaModel
+from service.sessions import build_session
+from service.stores.files import FileBundleStore
 from tests.bench.server import Server
 
 N_CONNECTIONS = 16
@@ -59,6 +66,29 @@ def answer_of(command: list[str], *, stdin: str = "") -> Figures:
     return figures
 
 
+def write_images(folder: Path, images: Iterable[bytes]) -> list[Path]:
+    """The bodies of a load, as files of a new folder."""
+    folder.mkdir(parents=True)
+    paths = []
+    for n, image in enumerate(images):
+        paths.append(folder / str(n))
+        paths[-1].write_bytes(image)
+    return paths
+
+
+def load_times_ms(bench: Bench, state_dir: Path, task_id: str, n: int) -> list[float]:
+    """From a task's bundle in the store to a session that runs, in this process."""
+    (stored,) = {path.parent for path in state_dir.rglob(f"{task_id}.safetensors")}
+    store, times_ms = FileBundleStore(stored, 10**9), []
+    for _ in range(bench.repeats(n)):
+        started = time.perf_counter()
+        data = store.get(task_id)
+        assert data is not None
+        build_session(bench.meta_model, decode(data), "local", task_id)
+        times_ms.append(1e3 * (time.perf_counter() - started))
+    return times_ms
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
@@ -66,3 +96,20 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def rate(run: Figures) -> float:
     return float(run["n"] / run["seconds"])
+
+
+def hardware() -> Figures:
+    """What figures were taken on."""
+    return {
+        "cpu": cpu_name(),
+        "n_cpus": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "onnxruntime": version("onnxruntime"),
+    }
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

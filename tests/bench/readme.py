@@ -3,8 +3,8 @@
     python -m tests.bench.readme            rewrite the marked blocks of README.md
     python -m tests.bench.readme --check    say whether they are up to date
 
-Accuracy is from each meta-model's evaluation.json, speed from tests/bench/results.json, the tree from the first lines
-of the modules' docstrings; what other files are is said in FILES.
+Accuracy is from each meta-model's evaluation.json, speed and faults from the results.json of tests/bench and
+tests/chaos, the tree from the first lines of the modules' docstrings; what other files are is said in FILES.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.__main__ import RESULTS, rows
+from tests.chaos import figures
 from training.card import column_name, met
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +74,7 @@ FILES = {
     "pyproject.toml": "dependencies, tools, the import contracts",
     "service/web/": "the page: static files, no build step",
     "tests/bench/results.json": "what `make bench` measured last",
+    "tests/chaos/results.json": "what `make chaos` and its long runs counted last",
 }
 """What the files that are not Python are; a name that ends in a slash stands for a folder."""
 
@@ -96,7 +98,7 @@ DESCRIBED_CONTROLS = {
 
 def blocks() -> dict[str, str]:
     """Name of each marked block of the README -> its lines."""
-    return {"accuracy": accuracy(), "speed": speed(), "tree": tree()}
+    return {"accuracy": accuracy(), "speed": speed(), "faults": faults(), "tree": tree()}
 
 
 def render(readme: str) -> str:
@@ -175,6 +177,18 @@ def speed() -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def faults() -> str:
+    """What `make chaos` and the long runs counted, with the machine they were taken on."""
+    found = figures.lines()
+    if not found:
+        return ""
+    machine = json.loads(figures.RESULTS.read_text())["hardware"]
+    head = (
+        f"**Faults**, `make chaos CHAOS_ARGS=--save`, each at random moments under load, on {machine['n_cpus']} cores:"
+    )
+    return "\n".join([head, "", *found, "", ""])
 
 
 def tree() -> str:

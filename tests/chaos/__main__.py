@@ -1,29 +1,27 @@
 """make chaos: faults at random moments under load, on real processes; counts, and what was lost or wrong.
 
-    python -m tests.chaos [--trials N] [--seed N] [--only FAULT ...] [--json FILE]
+    python -m tests.chaos [--trials N] [--seed N] [--only FAULT ...] [--save]
 
 A trial runs two creating and two predicting clients, does the harm at a random moment, takes its cause away, waits for
-recovery, and holds every acknowledged task and every answer against a service that nothing happened to.
+recovery, and holds every acknowledged task and every answer against a service that nothing happened to. --save keeps
+the counts in tests/chaos/results.json, from which the README's table is made.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from random import Random
-from statistics import median
 from time import monotonic
 
-from tests.chaos import faults
+from tests.chaos import faults, figures
 from tests.chaos.faults import Fault
 from tests.chaos.ledger import Reference
 from tests.chaos.sites import Site, embedded, shared
@@ -112,27 +110,6 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def table(outcomes: list[Outcome]) -> str:
-    """A row for each fault, and one for all."""
-    names = list(dict.fromkeys(one.fault for one in outcomes))
-    head = (
-        f"{'fault':26} {'trials':>6} {'tasks':>6} {'answers':>8} {'lost':>5} {'wrong':>6} {'told lost':>9} "
-        f"{'5xx':>5} {'refused':>8} {'recovery p50 s':>15} {'max s':>6}"
-    )
-    rows = [_row(name, [one for one in outcomes if one.fault == name]) for name in names]
-    return "\n".join([head, *rows, _row("all", outcomes)])
-
-
-def _row(name: str, these: list[Outcome]) -> str:
-    times = [one.recovery_s for one in these]
-    return (
-        f"{name:26} {len(these):6} {sum(o.n_acknowledged for o in these):6} {sum(o.n_answers for o in these):8} "
-        f"{sum(o.n_lost for o in these):5} {sum(o.n_wrong for o in these):6} "
-        f"{sum(o.n_reported_lost for o in these):9} {sum(o.n_server_errors for o in these):5} "
-        f"{sum(o.n_refused for o in these):8} {median(times):15.2f} {max(times):6.2f}"
-    )
-
-
 def say(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
 
@@ -142,7 +119,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=N_TRIALS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", metavar="FAULT")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--save", action="store_true")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that every process is ended, too
     outcomes: list[Outcome] = []
@@ -153,10 +130,11 @@ def main() -> int:
             say(f"{len(outcomes):4} {outcome.fault}: recovered in {outcome.recovery_s:.2f} s")
             for complaint in outcome.complaints[:5]:
                 say(f"     {complaint}")
-            if args.json:  # after each, so that a run that is broken off leaves its figures
-                args.json.write_text(json.dumps([asdict(one) for one in outcomes], indent=1) + "\n")
-    print(table(outcomes))
+    counts = figures.counts(outcomes)
+    print(figures.as_text(counts))
     print(f"{len(outcomes)} trials in {monotonic() - began:.0f} s, seed {args.seed}")
+    if args.save:
+        figures.keep("faults", counts)
     return int(any(one.n_lost or one.n_wrong for one in outcomes))
 
 

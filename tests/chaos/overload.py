@@ -1,6 +1,6 @@
 """Ten times as many requests as can be served: who is admitted is served as before, the others are told when to come.
 
-    python -m tests.chaos.overload [--seconds S] [--factor N] [--json FILE]
+    python -m tests.chaos.overload [--seconds S] [--factor N] [--save]
 
 First a few closed-loop clients find the capacity and its latencies; then an open loop sends ``factor`` times that; then
 the few clients come again. Latencies include the load generator's own time, which runs on the same machine.
@@ -19,6 +19,7 @@ from pathlib import Path
 from time import perf_counter
 
 from tests.bench.server import resident_mb
+from tests.chaos import figures
 from tests.chaos.ledger import query_body, task_body
 from tests.chaos.wire import Wire, connect
 from tests.e2e.processes import Service, serve
@@ -145,14 +146,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--factor", type=float, default=10.0)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--save", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="classmith-overload-") as folder:
         report = asdict(run(Path(folder), seconds=args.seconds, factor=args.factor))
     for name, value in report.items():
         print(f"{name:22} {value:.1f}" if isinstance(value, float) else f"{name:22} {value}")
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+    if args.save:
+        figures.keep("overload", report)
     return int(bool(report["other_statuses"]))
 
 

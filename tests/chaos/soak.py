@@ -1,6 +1,6 @@
 """Hundreds of thousands of predictions over hundreds of tasks, with evictions all the time: nothing may grow.
 
-    python -m tests.chaos.soak [--predictions N] [--tasks N] [--json FILE]
+    python -m tests.chaos.soak [--predictions N] [--tasks N] [--save]
 
 Most requests go to a few hot tasks, the others to any, so that networks are evicted and built again. Resident memory,
 descriptors and threads of the service are read ten times after warm-up (a fifth of the predictions).
@@ -23,6 +23,7 @@ from statistics import median
 from time import perf_counter
 
 from tests.bench.server import resident_mb
+from tests.chaos import figures
 from tests.chaos.ledger import query_body, task_body
 from tests.chaos.wire import connect
 from tests.e2e.processes import Service, serve
@@ -125,7 +126,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predictions", type=int, default=200_000)
     parser.add_argument("--tasks", type=int, default=300)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--save", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="classmith-soak-") as folder:
         report = run(Path(folder), n_predictions=args.predictions, n_tasks=args.tasks)
@@ -137,8 +138,8 @@ def main() -> int:
     for one in report.samples:
         print(f"{one.n_predictions:12,} {one.rss_mb:8.1f} {one.n_files:6} {one.n_threads:8}")
     print(f"growth of resident memory after warm-up: {100 * report.growth:.1f} % (at most {100 * MOST_GROWTH:.0f} %)")
-    if args.json:
-        args.json.write_text(json.dumps(asdict(report), indent=1) + "\n")
+    if args.save:
+        figures.keep("soak", asdict(report))
     grown = report.growth > MOST_GROWTH or report.samples[-1].n_threads > report.samples[0].n_threads
     return int(grown or report.n_wrong > 0 or set(report.statuses) != {200})
 

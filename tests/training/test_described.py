@@ -243,6 +243,20 @@ def test_images_are_trusted_more_where_they_scatter_less(made: dict[float, tuple
     torch.testing.assert_close(near - far, torch.full_like(near, 2 * float(np.log(2.5))), atol=1e-3, rtol=0)
 
 
+def test_assumed_scatter_changes_what_images_are_trusted_alone(
+    made: dict[float, tuple[Material, N3]], cloths: Path, train: ImageSet
+) -> None:
+    torch.manual_seed(0)
+    base, texts = Base(described.SPEC), descriptions.read_descriptions(descriptions.beside(cloths))
+    config = described.config(Path("nowhere"), assumed_scatter=2.5, n_documents=6)
+    material, model = prepare(config, base, train, texts, set(), small.CPU)
+    np.testing.assert_array_equal(material.features, made[1.0][0].features)
+    fusion, plain, scattered = (own.fusion.log_variance for own in (model, made[1.0][1], made[2.5][1]))
+    torch.testing.assert_close(fusion, scattered, atol=1e-3, rtol=0)
+    assert (fusion < plain).all()
+    torch.testing.assert_close(model.log_scale, made[1.0][1].log_scale)
+
+
 def test_a_class_without_text_is_named(cloths: Path, train: ImageSet) -> None:
     texts = descriptions.read_descriptions(descriptions.beside(cloths))
     some = {name: own for name, own in texts.items() if name != train.class_names[0]}

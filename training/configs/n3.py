@@ -35,6 +35,8 @@ class Config:
     scatter: float = 1.0
     """How much farther from its class's mean, for the distance between classes, an image of an unseen class lies than
     one that the base was trained on (measured on validation classes)."""
+    assumed_scatter: float = 1.0
+    """The same, in Bayes' rule alone: how little an image is trusted beside what a text says."""
     n_queries: int = 96
     """Images of a step."""
     n_imagined: int = 256
@@ -59,7 +61,7 @@ def tiny() -> Config:
 
 def cifar_fs() -> Config:
     """The same base on photographs of another kind than those it met: what N3 is for."""
-    return replace(tiny(), dataset="cifar-fs", scatter=3.0)
+    return replace(tiny(), dataset="cifar-fs", assumed_scatter=3.0)
 
 
 def own() -> Config:

@@ -13,6 +13,7 @@ import os
 import zipfile
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -121,6 +122,7 @@ def _described() -> tuple[dict[str, _Described], str]:
     return painted, "landscapes painted for this project"
 
 
+@cache
 def _tiny_imagenet(folder: Path) -> dict[str, _Described]:
     """Classes drawn at random from those held out, with the first of the texts that were written of each."""
     texts = json.loads((folder / "descriptions.json").read_text(encoding="utf-8"))

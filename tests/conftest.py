@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -38,3 +39,14 @@ def redis_client(redis_server: RedisServer) -> Iterator[Redis]:
     client = connect(redis_server.url)
     yield client
     client.close()
+
+
+@pytest.fixture
+def shared(tmp_path: Path, redis_server: RedisServer, redis_prefix: str) -> dict[str, object]:
+    """Settings of services and workers that share a Redis; the test puts what it needs into the meta-models' folder."""
+    return {
+        "redis_url": redis_server.url,
+        "redis_prefix": redis_prefix,
+        "meta_models": tmp_path / "meta-models",
+        "state_dir": tmp_path / "unused",
+    }

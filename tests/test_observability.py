@@ -13,14 +13,11 @@ import httpx
 import promql_parser
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
 from redis import Redis
 
 from service.demo_alphabet import drawing
 from service.settings import Settings
-from tests.e2e.processes import COMMAND, environment, serve
-from tests.e2e.test_shared import worker
+from tests.e2e.processes import COMMAND, environment, scrape, serve, value, worker
 from tests.redis_server import RedisServer, free_port
 from tests.service import centroids
 from tests.service.live import Live, live
@@ -50,11 +47,6 @@ def ask_everything(service: Live) -> None:
         assert service.http.get(address).status_code == 200
 
 
-def scrape(service: Live) -> list[Sample]:
-    families = text_string_to_metric_families(service.http.get("/metrics").text)
-    return [sample for family in families for sample in family.samples]
-
-
 @pytest.fixture(scope="module")
 def given(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Labels]:
     """What a service with Redis gives: sample name -> label -> its values."""
@@ -66,7 +58,7 @@ def given(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
     found: dict[str, Labels] = {"up": {}}
     with live(settings) as service:
         ask_everything(service)
-        for sample in scrape(service):
+        for sample in scrape(service.http):
             labels = found.setdefault(sample.name, {})
             for name, value in sample.labels.items():
                 labels.setdefault(name, set()).add(value)
@@ -139,28 +131,23 @@ def test_what_users_make_adds_no_series(tmp_path: Path) -> None:
     centroids.meta_model(tmp_path / "meta-models")
     with live(Settings(meta_models=tmp_path / "meta-models", state_dir=tmp_path)) as service:
         ask_everything(service)
-        before = {(sample.name, *sorted(sample.labels.items())) for sample in scrape(service)}
+        before = {(sample.name, *sorted(sample.labels.items())) for sample in scrape(service.http)}
         for n in range(4):
             task = service.task(centroids.task_json(centroids.characters(4 + n)))
             image = {"content": drawing(1, 0), "headers": {"Content-Type": "image/png"}}
             service.http.post(f"/tasks/{task['id']}/predict", **image)  # type: ignore[arg-type]
             service.http.get(f"/no/such/address/{n}")
-        assert {(sample.name, *sorted(sample.labels.items())) for sample in scrape(service)} == before
+        assert {(sample.name, *sorted(sample.labels.items())) for sample in scrape(service.http)} == before
 
 
 def test_a_worker_gives_its_own_metrics_on_a_port_of_its_own(
-    tmp_path: Path, redis_server: RedisServer, redis_prefix: str, redis_client: Redis
+    tmp_path: Path, shared: dict[str, object], redis_client: Redis
 ) -> None:
     centroids.meta_model(tmp_path / "meta-models")
-    shared: dict[str, object] = {
-        "redis_url": redis_server.url,
-        "redis_prefix": redis_prefix,
-        "meta_models": tmp_path / "meta-models",
-        "state_dir": tmp_path / "unused",
-    }
     port = free_port()
-    with serve(**shared) as service, worker(redis_client, redis_prefix, {**shared, "metrics_port": port}):
-        with live_client(service.url) as here, live_client(f"http://127.0.0.1:{port}") as there:
+    with serve(**shared) as service, worker(redis_client, {**shared, "metrics_port": port}):
+        here = service.http
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=240, trust_env=False) as there:
             assert here.post("/tasks", json=centroids.task_json()).status_code == 201
             assert value(here, "classmith_workers") == 1
             assert value(here, "classmith_generations_total", outcome="made") == 0
@@ -171,18 +158,6 @@ def test_a_worker_gives_its_own_metrics_on_a_port_of_its_own(
         refused = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "CLASSMITH_METRICS_PORT" in refused.stderr
-
-
-def live_client(url: str) -> httpx.Client:
-    return httpx.Client(base_url=url, timeout=240, trust_env=False)
-
-
-def value(http: httpx.Client, name: str, **labels: str) -> float:
-    """One sample of a scrape."""
-    families = text_string_to_metric_families(http.get("/metrics").text)
-    samples = [sample for family in families for sample in family.samples]
-    (found,) = (sample.value for sample in samples if sample.name == name and sample.labels == labels)
-    return float(found)
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])

@@ -16,20 +16,13 @@ from statistics import fmean, stdev
 from typing import Any
 
 from training import plots
-from training.card import column_name, met
+from training.card import PEERS, column_name, met
 from training.data.folders import DataError
 from training.page import Note, Part, Plot, Section, Table
 from training.subjects import Subject
 
 METHOD = "n3"
 TITLE = "N3, its ablations and its peers"
-PEERS = {
-    "linear": "linear map, text to class mean (ridge)",
-    "text2model": "Text2Model",
-    "pdcnn_fc": "PDCNN-fc",
-    "pdcnn_fc_conv": "PDCNN-fc+conv",
-    "megazsl": "MEGAZSL, nearest imagined features",
-}
 COMPARISONS = (
     ("Which layers are adapted", ("classification layer alone", " adapted"), "fit n3 --config tiny-logits"),
     ("Gamma and mu (the paper's Table 3)", ("gamma",), "fit n3 --config cifar-fs-gamma-0.9"),

@@ -53,6 +53,12 @@ def distort_photographs(images: Tensor, random: torch.Generator, strength: float
     return ((images - mean) * (1 + gain) + mean * (1 + offset)).clamp(0, 1)
 
 
+def distort_pixels(pixels: Tensor, random: torch.Generator, strength: float = 1.0) -> Tensor:
+    """Photographs' pixels ``(N, H, W, C)`` uint8 -> the same distorted, floats of that range."""
+    images = distort_photographs(pixels.movedim(-1, 1).float() / 255, random, strength)
+    return images.movedim(1, -1) * 255
+
+
 def _affine(n: int, ranges: tuple[float, ...], random: torch.Generator, *, mirror: bool = False) -> Tensor:
     """Random affine maps ``(N, 3, 3)`` within ``ranges``: turn (radians), two scales about one, shear, two shifts."""
     turn, wide, high, shear, right, down = ((2 * torch.rand(n, 6, generator=random) - 1) * torch.tensor(ranges)).unbind(

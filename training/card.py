@@ -26,9 +26,11 @@ DESCRIBED_CONTROLS = {
     "task_agnostic_layers": "its classification layer, layers adapted task-agnostically (mean of codes)",
     "words_alone": "words alone",
     "images_alone": "images alone",
+    "mixed": "images alone for every second class, words alone for the others",
     "weighted_sum": "words alone + images alone, best weighted sum",
     "nearest_centroid": CONTROLS["nearest_centroid"],
     "logistic_regression": CONTROLS["logistic_regression"],
+    "fine_tuned": "fine-tuned, all layers, by gradient descent; first episodes alone ‡",
     "names_alone": "names, no descriptions †",
     "names_withheld": "descriptions, no names †",
     "shuffled": "classes shuffled †",
@@ -36,22 +38,38 @@ DESCRIBED_CONTROLS = {
 }
 """Rows of one that reads descriptions."""
 LABELS = CONTROLS | DESCRIBED_CONTROLS
+PEERS = {
+    "linear": "linear map, text to class mean (ridge)",
+    "text2model": "Text2Model",
+    "pdcnn_fc": "PDCNN-fc",
+    "pdcnn_fc_conv": "PDCNN-fc+conv",
+    "megazsl": "MEGAZSL, nearest imagined features",
+}
 DAGGER = (
     "† with the classification layer alone, to be held against that row where layers are adapted. Shuffled: each class "
     "is given what belongs to another; random words: numbers for names, as many words drawn from all texts."
 )
+COMPARED = {
+    "generated": "written network",
+    "images_alone": "written without descriptions",
+    "fine_tuned": "fine-tuned",
+}
+"""Of what is held against fine-tuning: on the same episodes, which are fewer than a column's."""
+COMPARED_HEAD = ("first episodes", *COMPARED.values(), "written in, s", "fine-tuned in, s")
 MET_IMAGENET = (
     "**ImageNet, and so the images of most ordinary classes: it has met the classes that count as unseen, and these "
     "figures are not zero-shot ones**"
 )
 
 
-def render(manifest: Manifest, evaluation: dict[str, Any]) -> str:
-    """The card's Markdown."""
+def render(manifest: Manifest, evaluation: dict[str, Any], comparison: dict[str, Any] | None = None) -> str:
+    """The card's Markdown. ``comparison``: runs that differ in one thing from this one (`training compare-words`)."""
     sections = [
         f"# {manifest.name}\n\n{manifest.summary}",
         _facts(manifest, evaluation),
         _accuracy(evaluation["columns"]),
+        _fine_tuning(evaluation["columns"]),
+        _comparison(comparison) if comparison else "",
         _calibration(evaluation["columns"]),
         _notes(evaluation),
         "Rendered from `evaluation.json` by `training evaluate`; commands and seeds are in that file.",
@@ -67,6 +85,13 @@ def column_name(column: dict[str, Any]) -> str:
         return f"{shape['n_way']}-way, " + (f"words and {images} a class" if shape["n_shot"] else "words alone")
     unlabeled = f" + {shape['n_unlabeled']} unlabelled" if shape["n_unlabeled"] else ""
     return f"{shape['n_way']}-way {shape['n_shot']}-shot{unlabeled}, classes from {column['classes_from']}"
+
+
+def compared_cells(column: dict[str, Any]) -> list[str]:
+    """What stands below COMPARED_HEAD of a column that was fine-tuned, too."""
+    found = column["fine_tuning"]
+    figures = [_figure(found["accuracy"][name]) for name in COMPARED]
+    return [str(found["n_episodes"]), *figures, *(f"{found['seconds'][n]:.3g}" for n in ("generated", "fine_tuned"))]
 
 
 def _facts(manifest: Manifest, evaluation: dict[str, Any]) -> str:
@@ -156,7 +181,41 @@ def _accuracy(columns: list[dict[str, Any]]) -> str:
         "answered on its own."
     )
     notes = [note, "", DAGGER] if described else [note]
+    if fine_tuned := [c["fine_tuning"]["n_episodes"] for c in columns if "fine_tuning" in c]:
+        notes += ["", f"‡ over the first {fine_tuned[0]} episodes of a column: compare it with others below."]
     return "\n".join(["## Accuracy", "", head, "|---" * (len(columns) + 1) + "|", *rows, chance, "", *notes])
+
+
+def _fine_tuning(columns: list[dict[str, Any]]) -> str:
+    chosen = [c for c in columns if "fine_tuning" in c]
+    if not chosen:
+        return ""
+    head = f"| accuracy, % | {' | '.join(COMPARED_HEAD)} |"
+    rows = [f"| {column_name(c)} | {' | '.join(compared_cells(c))} |" for c in chosen]
+    found, hardware = chosen[0]["fine_tuning"], chosen[0]["hardware"]
+    settings, threads = found["settings"], "1 thread" if found["n_threads"] == 1 else f"{found['n_threads']} threads"
+    note = (
+        "All over the same episodes, the first of each column. Fine-tuned: every layer of the base as it is before any "
+        f"task, and a new classification layer; AdamW, {settings['n_steps']} steps of {settings['batch_size']} images "
+        f"at most, distorted at random; no words are read. Mean seconds a task ({hardware}): tuning on {threads}, "
+        "writing on 1."
+    )
+    return "\n".join(["## Against fine-tuning", "", head, "|---" * (len(COMPARED_HEAD) + 1) + "|", *rows, "", note])
+
+
+def _comparison(comparison: dict[str, Any]) -> str:
+    """The mean over its seeds of each method, in the order in which they were given."""
+    columns = comparison["columns"]
+    head = f"| accuracy, % | seeds | {' | '.join(column_name(c) for c in columns)} |"
+    seeds = {name: len(of_name) for name, of_name in columns[0]["by_seed"].items()}
+    figures = {name: [_figure(c["accuracy"][name]) for c in columns] for name in seeds}
+    rows = [f"| {PEERS.get(name, name)} | {seeds[name]} | {' | '.join(figures[name])} |" for name in seeds]
+    counts = ", ".join(f"{c['n_episodes']} episodes {column_name(c)}" for c in columns)
+    note = (
+        "Runs that differ in what their names say, on the same tasks and documents of unseen classes, before they are "
+        f"exported ({counts}): `{comparison['command']}`."
+    )
+    return "\n".join(["## Ablations and peers", "", head, "|---" * (len(columns) + 2) + "|", *rows, "", note])
 
 
 def _counts(columns: list[dict[str, Any]]) -> str:

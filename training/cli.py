@@ -120,6 +120,13 @@ def _add_evaluate(commands: Commands) -> None:
     evaluate.add_argument("--within-group", action="store_true", help="all classes of a task from one parent folder")
     evaluate.add_argument("--episodes", type=_several, default=1000)
     evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument(
+        "--fine-tuning",
+        type=_none_or_several,
+        default=0,
+        metavar="N",
+        help="also fine-tune the base on the images of the first N episodes of each column: seconds a task",
+    )
     evaluate.add_argument("--out", type=Path, help="write the JSON here too")
     evaluate.set_defaults(run_command=_evaluate)
 
@@ -140,7 +147,13 @@ def _add_compare_words(commands: Commands) -> None:
     )
     compare.add_argument("--episodes", type=_several, default=1000)
     compare.add_argument("--seed", type=int, default=0)
-    compare.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    compare.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE.json",
+        help="comparison.json in an exported folder: its card gets the table, too",
+    )
     compare.set_defaults(run_command=_compare_words)
 
 
@@ -267,7 +280,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     meta_model = metamodel.load(arguments.meta_model)
     if arguments.images is None:
-        evaluate_standard(meta_model, n_episodes=arguments.episodes, seed=arguments.seed)
+        evaluate_standard(
+            meta_model, n_episodes=arguments.episodes, seed=arguments.seed, n_fine_tuned=arguments.fine_tuning
+        )
         print(f"wrote {meta_model.folder}/evaluation.json and CARD.md")
         return
     shape = EpisodeShape(arguments.ways, arguments.shots, arguments.queries, arguments.unlabeled)
@@ -278,6 +293,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         within_group=arguments.within_group,
         n_episodes=arguments.episodes,
         seed=arguments.seed,
+        n_fine_tuned=arguments.fine_tuning,
     )
     text = json.dumps(column, indent=1)
     if arguments.out:
@@ -286,6 +302,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _compare_words(arguments: argparse.Namespace) -> None:
+    from models import metamodel
+    from training.columns import COMPARISON, write_card
     from training.data import DATASETS, descriptions
     from training.word_peers import compare, data_of, load
 
@@ -300,6 +318,9 @@ def _compare_words(arguments: argparse.Namespace) -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(compared, indent=1) + "\n")
     print(f"wrote {arguments.out}")
+    if arguments.out.name == COMPARISON and (arguments.out.parent / "CARD.md").is_file():
+        write_card(metamodel.load(arguments.out.parent))
+        print(f"wrote {arguments.out.parent}/CARD.md")
 
 
 def _several(text: str) -> int:
@@ -307,6 +328,10 @@ def _several(text: str) -> int:
     if value < 2:
         raise argparse.ArgumentTypeError(f"{value} is too few for an interval; give 2 or more")
     return value
+
+
+def _none_or_several(text: str) -> int:
+    return int(text) and _several(text)
 
 
 def _positive(text: str) -> int:

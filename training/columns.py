@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from models.metamodel import MetaModel
-from training import card, described_tasks
+from training import card, described_tasks, fine_tuning
 from training.checkpoint import write_text
 from training.data import DATASETS, descriptions
+from training.data.descriptions import ClassTexts
 from training.data.folders import DataError, ImageSet, read_images
 from training.episodes import EpisodeShape, shrink
 from training.evaluate import evaluate
@@ -27,17 +29,28 @@ STANDARD: dict[str, tuple[Column, ...]] = {
 }
 """Of those that read no words: shape, and whether all classes of a task come from one group (the harder column)."""
 
-DESCRIBED = (EpisodeShape(10, 0, 10), EpisodeShape(40, 0, 10), EpisodeShape(5, 1, 5), EpisodeShape(5, 5, 5))
+DESCRIBED = (
+    EpisodeShape(10, 0, 10),
+    EpisodeShape(40, 0, 10),
+    EpisodeShape(5, 1, 5),
+    EpisodeShape(5, 5, 5),
+    EpisodeShape(5, 20, 5),
+)
 """Of those that read words; with 0 images of each class, words are all there is."""
+COMPARISON = "comparison.json"
 FEWER = 20
 """An episode of 40 classes has as many images as these of 10 have; fewer of them make as good a mean."""
 
 
-def evaluate_standard(meta_model: MetaModel, *, n_episodes: int = 1000, seed: int = 0) -> dict[str, Any]:
+def evaluate_standard(
+    meta_model: MetaModel, *, n_episodes: int = 1000, seed: int = 0, n_fine_tuned: int = 0
+) -> dict[str, Any]:
     """Evaluate on the validation classes of its data set; writes evaluation.json and CARD.md into the folder.
 
-    Raises DataError where it was trained on a user's own images, or does not say on which.
+    ``n_fine_tuned``: episodes of each column with images that its base is fine-tuned on, too. Raises DataError where it
+    was trained on a user's own images, or does not say on which, or there is nothing to fine-tune.
     """
+    _refuse_fine_tuning(meta_model, n_fine_tuned)
     path = meta_model.folder / "evaluation.json"
     if not path.is_file():
         raise DataError(f"{path} is missing; export the meta-model again, or give --images.")
@@ -47,10 +60,12 @@ def evaluate_standard(meta_model: MetaModel, *, n_episodes: int = 1000, seed: in
     dataset = DATASETS[evaluation["training"]["config"]["dataset"]]
     images = dataset.load("validation", size=meta_model.manifest.preprocess.size)
     evaluation["command"] = f"training evaluate models/zoo/{meta_model.name} --episodes {n_episodes} --seed {seed}"
+    if n_fine_tuned:
+        evaluation["command"] += f" --fine-tuning {n_fine_tuned}"
     if meta_model.manifest.accepts_descriptions:
         texts = descriptions.of_dataset(dataset.name)
         evaluation["columns"] = [
-            described_tasks.evaluate(meta_model, images, texts, shape, n_episodes=n, seed=seed)
+            _described(meta_model, images, texts, shape, n_episodes=n, seed=seed, n_fine_tuned=n_fine_tuned)
             for shape, n in described_columns(images, n_episodes, shots=meta_model.manifest.accepts_images)
         ]
     else:
@@ -59,24 +74,45 @@ def evaluate_standard(meta_model: MetaModel, *, n_episodes: int = 1000, seed: in
             for shape, within in STANDARD[dataset.name]
         ]
     write_text(path, json.dumps(evaluation, indent=1) + "\n")
-    write_text(meta_model.folder / "CARD.md", card.render(meta_model.manifest, evaluation))
+    write_card(meta_model)
     return evaluation
 
 
+def write_card(meta_model: MetaModel) -> None:
+    """CARD.md, from the evaluation.json and, where there is one, the comparison.json beside it."""
+    evaluation = json.loads((meta_model.folder / "evaluation.json").read_text())
+    path = meta_model.folder / COMPARISON
+    comparison = json.loads(path.read_text()) if path.is_file() else None
+    write_text(meta_model.folder / "CARD.md", card.render(meta_model.manifest, evaluation, comparison))
+
+
 def described_columns(images: ImageSet, n_episodes: int, *, shots: bool) -> list[tuple[EpisodeShape, int]]:
-    """The columns of classes that are described, as far as the images go, and how many episodes each takes."""
-    shapes = dict.fromkeys(shrink(shape, images) for shape in DESCRIBED if shots or not shape.n_shot)
+    """The columns of classes that are described, as far as the images go, and how many episodes each takes.
+
+    Fewer queries and classes than a column wants will do; of fewer images to learn from it would be another column.
+    """
+    wanted = [(shape, shrink(shape, images)) for shape in DESCRIBED if shots or not shape.n_shot]
+    shapes = dict.fromkeys(found for shape, found in wanted if found.n_shot == shape.n_shot)
     fewer = max(2, n_episodes // FEWER)
     return [(shape, fewer if shape.n_way == images.n_classes else n_episodes) for shape in shapes]
 
 
 def evaluate_images(
-    meta_model: MetaModel, source: Path, shape: EpisodeShape, *, within_group: bool, n_episodes: int, seed: int
+    meta_model: MetaModel,
+    source: Path,
+    shape: EpisodeShape,
+    *,
+    within_group: bool,
+    n_episodes: int,
+    seed: int,
+    n_fine_tuned: int = 0,
 ) -> dict[str, Any]:
     """One column on any class-by-folder images, and their ``descriptions.json`` where words are read.
 
-    Raises DataError where the meta-model reads no words and is to get no image, or the other way round.
+    Raises DataError where the meta-model reads no words and is to get no image, or the other way round; and where there
+    is nothing to fine-tune.
     """
+    _refuse_fine_tuning(meta_model, n_fine_tuned, shape.n_shot)
     if not shape.n_shot and not meta_model.manifest.accepts_descriptions:
         raise DataError(f"{meta_model.name} reads images alone; give it --shots 1 or more.")
     if shape.n_shot and not meta_model.manifest.accepts_images:
@@ -84,5 +120,35 @@ def evaluate_images(
     images = read_images(source, meta_model.manifest.preprocess)
     if meta_model.manifest.accepts_descriptions:
         texts = descriptions.read_descriptions(descriptions.beside(source))
-        return described_tasks.evaluate(meta_model, images, texts, shape, n_episodes=n_episodes, seed=seed)
+        return _described(meta_model, images, texts, shape, n_episodes=n_episodes, seed=seed, n_fine_tuned=n_fine_tuned)
     return evaluate(meta_model, images, shape, n_episodes=n_episodes, seed=seed, within_group=within_group)
+
+
+def _described(
+    meta_model: MetaModel,
+    images: ImageSet,
+    texts: Mapping[str, ClassTexts],
+    shape: EpisodeShape,
+    *,
+    n_episodes: int,
+    seed: int,
+    n_fine_tuned: int,
+) -> dict[str, Any]:
+    """One column of classes that are described; where it has images, fine-tuning on the first episodes beside it."""
+    column = described_tasks.evaluate(meta_model, images, texts, shape, n_episodes=n_episodes, seed=seed)
+    if not n_fine_tuned or not shape.n_shot:
+        return column
+    subject = described_tasks.Subject(meta_model, images, texts)
+    compared = fine_tuning.compare(subject, shape, n_episodes=min(n_fine_tuned, n_episodes), seed=seed)
+    accuracy = {**column["accuracy"], "fine_tuned": compared["accuracy"]["fine_tuned"]}
+    return {**column, "accuracy": accuracy, "fine_tuning": compared}
+
+
+def _refuse_fine_tuning(meta_model: MetaModel, n_fine_tuned: int, n_shot: int = 1) -> None:
+    """Before anything is measured; raises DataError."""
+    manifest = meta_model.manifest
+    if n_fine_tuned and not (manifest.accepts_descriptions and manifest.accepts_images):
+        what = "a base, and images to fine-tune it on"
+        raise DataError(f"{meta_model.name} lacks {what}, as n3-mobilenet has; leave out --fine-tuning.")
+    if n_fine_tuned and not n_shot:
+        raise DataError("There are no images to fine-tune on; give --shots 1 or more, or leave out --fine-tuning.")

@@ -9,7 +9,7 @@ Shapes: K classes, Q queries, F features.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -28,7 +28,7 @@ from training.baselines import logistic_regression, nearest_centroid
 from training.data.descriptions import ClassTexts, draw_document, in_order
 from training.data.folders import ImageSet
 from training.episodes import Episode, EpisodeShape, sample, shrink
-from training.evaluate import hardware
+from training.evaluate import column
 
 N_AGNOSTIC, N_UNKNOWN = 30, 10
 WEIGHTS = (0.3, 0.5, 0.7)
@@ -68,6 +68,12 @@ class Subject:
     def adapts_layers(self) -> bool:
         """Whether more than the classification layer differs between tasks."""
         return self.meta_model.manifest.adapts_layers
+
+    def draw(self, shape: EpisodeShape, seed: int, number: int) -> tuple[Episode, list[ClassSpec], np.random.Generator]:
+        """Task ``number`` of a column, its classes as a user would send them, and what draws further: whoever asks."""
+        rng = np.random.default_rng([seed, number])
+        episode = sample(self.images, shape, rng)
+        return episode, _specs(self, episode, Words(), rng), rng
 
     def write(self, classes: Sequence[ClassSpec]) -> Tensors:
         """The task's tensors, as read back from a stored bundle."""
@@ -143,27 +149,19 @@ def evaluate(
     scores: dict[str, list[float]] = {}
     logits, labels, unknown = [], [], []
     for number in tqdm(range(n_episodes), disable=not progress, desc=meta_model.name, mininterval=5.0):
-        rng = np.random.default_rng([seed, number])  # the same tasks and documents for every method
-        episode = sample(images, shape, rng)
-        answers, own, others = _answer(subject, episode, shape, rng)
+        episode, specs, rng = subject.draw(shape, seed, number)
+        answers, own, others = _answer(subject, episode, specs, rng)
         for name, predicted in answers.items():
             scores.setdefault(name, []).append(float((predicted == episode.query_labels).mean()))
         logits.append(own)
         labels.append(episode.query_labels)
         unknown.append(others)
+    accuracy = {name: metrics.figure(values) for name, values in _best_sum(scores).items()}
     return {
         "meta_model": meta_model.name,
         "meta_model_digest": meta_model.digest,
         "given": "words and images" if shape.n_shot else "words",
-        "shape": asdict(shape),
-        "classes_from": "anywhere",
-        "n_episodes": n_episodes,
-        "seed": seed,
-        "data_digest": images.digest,
-        "n_classes": images.n_classes,
-        "hardware": hardware(),
-        "accuracy": {name: metrics.figure(values) for name, values in _best_sum(scores).items()},
-        "chance": round(100 / shape.n_way, 2),
+        **column(images, shape, {"accuracy": accuracy}, n_episodes=n_episodes, seed=seed),
         **metrics.calibration(
             logits, labels, unknown, meta_model.manifest.temperature, meta_model.manifest.abstain_below
         ),
@@ -198,11 +196,10 @@ def _calibration_shapes(images: ImageSet, *, shots: bool) -> list[EpisodeShape]:
 
 
 def _answer(
-    subject: Subject, episode: Episode, shape: EpisodeShape, rng: np.random.Generator
+    subject: Subject, episode: Episode, specs: Sequence[ClassSpec], rng: np.random.Generator
 ) -> tuple[dict[str, NDArray[np.int64]], Logits, Logits]:
     """One task answered in every way: predictions by name, the logits, and those of images of other classes."""
     query = episode.query
-    specs = _specs(subject, episode, Words(), rng)
     written = subject.write(specs)
     network = subject.network(written)
     own = network(query)
@@ -215,7 +212,7 @@ def _answer(
     for name, words in (("names_alone", Words(described=False)), ("names_withheld", Words(named=False))):
         found[name] = subject.head(subject.write(_specs(subject, episode, words, rng)), query)
     predictions = {}
-    if shape.n_shot:
+    if len(episode.support):
         predictions = _of_images(subject, episode, specs, found)
     predictions |= {name: logits.argmax(-1) for name, logits in found.items()}
     return predictions, own, network(_others(subject.images, episode, rng))
@@ -224,11 +221,13 @@ def _answer(
 def _of_images(
     subject: Subject, episode: Episode, specs: Sequence[ClassSpec], found: dict[str, Logits]
 ) -> dict[str, NDArray[np.int64]]:
-    """Words alone, images alone, their plain sum (into ``found``); and the closed forms on the same features."""
+    """Words alone, images alone, one of them for each class, the sum (into ``found``); closed forms on the features."""
     query = episode.query
-    words = subject.network(subject.write([replace(s, images=()) for s in specs]))(query)
-    images = subject.network(subject.write([replace(s, description="") for s in specs]))(query)
+    described, shown = [replace(s, images=()) for s in specs], [replace(s, description="") for s in specs]
+    mixed = [both[k % 2] for k, both in enumerate(zip(shown, described, strict=True))]
+    words, images = (subject.network(subject.write(given))(query) for given in (described, shown))
     found["words_alone"], found["images_alone"] = words, images
+    found["mixed"] = subject.network(subject.write(mixed))(query)
     temperature = subject.meta_model.manifest.temperature
     both = [np.log(decision.probabilities(z, temperature) + 1e-12) for z in (words, images)]
     for weight in WEIGHTS:

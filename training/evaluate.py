@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -146,18 +146,11 @@ def evaluate(
         evaluator.answer(next(stream), rng, controls=controls)
         for _ in tqdm(range(n_episodes), disable=not progress, desc=meta_model.name, mininterval=1.0)
     ]
+    accuracy = {name: metrics.figure([a.accuracy[name] for a in answers]) for name in answers[0].accuracy}
     return {
         "meta_model": meta_model.name,
         "meta_model_digest": meta_model.digest,
-        "shape": asdict(shape),
-        "classes_from": "one group" if within_group else "anywhere",
-        "n_episodes": n_episodes,
-        "seed": seed,
-        "data_digest": images.digest,
-        "n_classes": images.n_classes,
-        "hardware": hardware(),
-        "accuracy": {name: metrics.figure([a.accuracy[name] for a in answers]) for name in answers[0].accuracy},
-        "chance": round(100 / shape.n_way, 2),
+        **column(images, shape, {"accuracy": accuracy}, n_episodes=n_episodes, seed=seed, within_group=within_group),
         **metrics.calibration(
             [a.logits for a in answers],
             [a.labels for a in answers],
@@ -182,9 +175,27 @@ def calibrate(
     return temperature, metrics.fit_abstention(np.concatenate(top), np.concatenate(good))
 
 
-def hardware() -> str:
-    """The processor as this machine names it, and how many cores there are."""
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+def column(
+    images: ImageSet,
+    shape: EpisodeShape,
+    figures: Mapping[str, Any],
+    *,
+    n_episodes: int,
+    seed: int,
+    within_group: bool = False,
+) -> dict[str, Any]:
+    """What every column says: how its ``figures`` were measured, these themselves, and what chance gives."""
+    return {
+        "shape": asdict(shape),
+        "classes_from": "one group" if within_group else "anywhere",
+        "n_episodes": n_episodes,
+        "seed": seed,
+        "data_digest": images.digest,
+        "n_classes": images.n_classes,
+        "hardware": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        **figures,
+        "chance": round(100 / shape.n_way, 2),
+    }
 
 
 def _flat(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

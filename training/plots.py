@@ -315,7 +315,7 @@ def bars(groups: Mapping[str, Sequence[tuple[str, float, float]]]) -> Figure:
 
 def label_of(name: str) -> str:
     """A control's name in words."""
-    return card.LABELS.get(name, name.replace("_", " ")).strip("*† ")
+    return card.LABELS.get(name, name.replace("_", " ")).strip("*†‡ ")
 
 
 def in_order(names: Iterable[str]) -> list[str]:

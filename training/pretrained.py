@@ -49,6 +49,11 @@ def read_base(source: str, spec: BaseSpec) -> Base:
     return base
 
 
+def base_of(folder: Path) -> Base:
+    """The base of an exported N3 as it is before any task; raises DataError where it has none."""
+    return read_base(str(folder), _exported(str(folder))[1])
+
+
 def origin(source: str) -> dict[str, Any]:
     """What a base that ``read_base`` takes was made of: ``pretrained`` (empty: from random weights), and on what.
 
@@ -85,7 +90,7 @@ def _is_checkpoint(source: str) -> bool:
 
 def _copy_exported(base: Base, source: str) -> None:
     meta_model, spec, _ = _exported(source)
-    saved, wanted = (json.loads(json.dumps(asdict(s))) for s in (spec, base.spec))  # tuples as lists
+    saved, wanted = asdict(spec), asdict(base.spec)
     if other := [name for name in wanted if name != "size" and saved[name] != wanted[name]]:  # it takes any size
         found = f"{source} has a {saved['architecture']}, of another {', '.join(other)} than the config's base"
         raise DataError(f"{found} ({base.spec.architecture}); give the base that the config names.")
@@ -107,7 +112,7 @@ def _exported(source: str) -> tuple[metamodel.MetaModel, BaseSpec, dict[str, Any
         if meta_model.manifest.method != "n3":
             raise DataError(f"{source} is of {meta_model.manifest.method}, which has no base; {remedy}.")
         training = json.loads((folder / "evaluation.json").read_text())["training"]
-        return meta_model, BaseSpec(**training["config"]["model"]["base"]), dict(training["base"])
+        return meta_model, BaseSpec.from_json(training["config"]["model"]["base"]), dict(training["base"])
     except InvalidMetaModel as error:
         raise DataError(f"{error.message} Or {remedy}.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -120,7 +125,7 @@ def _trained_here(path: Path, spec: BaseSpec) -> nn.Module:
     header = checkpoint.read_header(path)
     if header.get("method") != BASE:
         raise checkpoint.CheckpointError(f"{path} is no base network; `training fit base` makes one.")
-    saved, folded = BaseSpec(**header["config"]["base"]), bool(header["config"]["pretrained"])
+    saved, folded = BaseSpec.from_json(header["config"]["base"]), bool(header["config"]["pretrained"])
     if saved.architecture != spec.architecture:
         raise checkpoint.CheckpointError(
             f"{path} is a {saved.architecture}, no {spec.architecture}; give the base that the config names."

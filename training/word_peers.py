@@ -33,7 +33,7 @@ from training.data.folders import DataError, ImageSet
 from training.described_tasks import Words
 from training.encoded import embed
 from training.episodes import Episode, EpisodeShape, sample
-from training.evaluate import hardware
+from training.evaluate import column
 from training.pretrained import origin, read_base
 from training.recipes import n3, word_baselines
 from training.recipes.word_baselines import Peer
@@ -151,19 +151,11 @@ def _column(
         for name, of_run, answer in answers:
             right = float((answer(documents, episode) == episode.query_labels).mean())
             scores.setdefault(name, {}).setdefault(of_run, []).append(right)
-    return {
-        "given": "words",
-        "shape": asdict(shape),
-        "classes_from": "anywhere",
-        "n_episodes": n_episodes,
-        "seed": seed,
-        "data_digest": images.digest,
-        "n_classes": images.n_classes,
-        "hardware": hardware(),
+    figures = {
         "accuracy": {name: metrics.figure(np.mean(list(own.values()), axis=0)) for name, own in scores.items()},
         "by_seed": {name: {s: metrics.figure(v) for s, v in own.items()} for name, own in scores.items()},
-        "chance": round(100 / shape.n_way, 2),
     }
+    return {"given": "words", **column(images, shape, figures, n_episodes=n_episodes, seed=seed)}
 
 
 def _answer(model: Peer | N3, header: dict[str, Any], images: ImageSet, encoder: TextEncoder, folder: Path) -> Answer:

@@ -9,7 +9,7 @@ Shapes: N images, F features.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,12 @@ class BaseSpec:
     pixel_std: tuple[float, ...] = (0.229, 0.224, 0.225)
     same_padding: bool = False
     """TensorFlow's "SAME": what a strided convolution needs of padding goes to the right and bottom."""
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> BaseSpec:
+        """The spec whose fields JSON holds, tuples as lists; raises TypeError where they are another's."""
+        own: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in fields.items()}
+        return cls(**own)
 
 
 TENSORFLOW_MOBILENET = BaseSpec(

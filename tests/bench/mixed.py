@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.metamodel import ZOO, load
-from tests.bench.measure import Bench, Figures, load_on, percentile, rate
+from tests.bench.measure import Bench, Figures, load_on, percentile, rate, write_images
 from tests.bench.server import Server, resident_mb, service
 from tests.bench.tasks import Client, make_task
 
@@ -27,10 +27,9 @@ def many_tasks(bench: Bench) -> Figures:
 
 
 def measure(bench: Bench, n_tasks: int) -> Figures:
-    bodies = [bench.folder / f"drawing{n}.png" for n in range(20)]
-    for body, (_, png) in zip(bodies, make_task(0).queries[::5], strict=True):
-        body.write_bytes(png)
-    with service(bench.folder / f"many-{bench.meta_model.name}") as server:
+    folder = bench.folder / f"many-{bench.meta_model.name}"
+    bodies = write_images(folder / "drawings", (png for _, png in make_task(0).queries[::5]))
+    with service(folder / "state") as server:
         client = Client(server.port)
         made = [client.create(make_task(seed), bench.meta_model.name)[0] for seed in range(n_tasks)]
         paths = [f"/tasks/{record['id']}/predict" for record in made]

@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.bench.__main__ import RESULTS, rows
 from tests.chaos import figures
-from training.card import column_name, met
+from training.card import COMPARED_HEAD, column_name, compared_cells, met
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -98,7 +98,7 @@ DESCRIBED_CONTROLS = {
 
 def blocks() -> dict[str, str]:
     """Name of each marked block of the README -> its lines."""
-    return {"accuracy": accuracy(), "speed": speed(), "faults": faults(), "tree": tree()}
+    return {"accuracy": accuracy(), "fine_tuning": fine_tuning(), "speed": speed(), "faults": faults(), "tree": tree()}
 
 
 def render(readme: str) -> str:
@@ -112,10 +112,7 @@ def render(readme: str) -> str:
 
 def accuracy() -> str:
     """A row for each column of each meta-model's evaluation, beside its controls; those that read words apart."""
-    found = [
-        (path.parent.name, json.loads(path.read_text())) for path in sorted((ROOT / ZOO).glob("*/evaluation.json"))
-    ]
-    evaluated = [(name, evaluation) for name, evaluation in found if evaluation["columns"]]
+    evaluated = evaluations()
     if not evaluated:
         return ""
     shown = [(name, e) for name, e in evaluated if "given" not in e["columns"][0]]
@@ -131,6 +128,37 @@ def accuracy() -> str:
         "Each row is in the `evaluation.json` beside its card, with seed, data digest and hardware, and comes from:",
         "",
         *(f"- {name}: `{evaluation['command']}`" for name, evaluation in evaluated),
+        "",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def evaluations() -> list[tuple[str, dict[str, Any]]]:
+    """Name of each meta-model that was evaluated, and its evaluation.json."""
+    paths = sorted((ROOT / ZOO).glob("*/evaluation.json"))
+    found = [(path.parent.name, json.loads(path.read_text())) for path in paths]
+    return [(name, evaluation) for name, evaluation in found if evaluation["columns"]]
+
+
+def fine_tuning() -> str:
+    """A row for each column that was also fine-tuned; empty where none was."""
+    rows = [
+        f"| [{name}]({ZOO}{name}/CARD.md) | {column_name(column)} | {' | '.join(compared_cells(column))} |"
+        for name, evaluation in evaluations()
+        for column in evaluation["columns"]
+        if "fine_tuning" in column
+    ]
+    if not rows:
+        return ""
+    lines = [
+        "**Against fine-tuning** the same base, every layer, on the images of the same tasks by gradient descent; "
+        "accuracy in %, over the *first* episodes of a column, mean seconds to make a classifier (`training evaluate "
+        "--fine-tuning`; threads and steps are in the card):",
+        "",
+        f"| meta-model | task | {' | '.join(COMPARED_HEAD)} |",
+        "|---" * (len(COMPARED_HEAD) + 2) + "|",
+        *rows,
         "",
         "",
     ]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import replace
 from random import Random
 
-from models.bundle import decode
 from models.metamodel import ZOO, load
-from service.sessions import build_session
-from service.stores.files import FileBundleStore
-from tests.bench.measure import Bench, Figures, percentile
+from tests.bench.measure import Bench, Figures, load_times_ms, percentile, write_images
 from tests.bench.photographs import photograph
 from tests.bench.server import service
 from tests.bench.tasks import Client
@@ -23,43 +21,37 @@ VOCABULARY = sorted(set(re.findall(r"[a-z]{3,}", (ROOT / "README.md").read_text(
 
 
 def words(bench: Bench) -> Figures:
-    """`POST /tasks` with ten descriptions of sixty words, every text new; then with all but one of them known."""
-    meta_model, rng = load(ZOO / META_MODEL), Random(0)
-    with service(bench.folder / "words") as server:
+    """Making classifiers, then one of them: from the store to a session, and predictions beside a raw loop."""
+    bench, state_dir = replace(bench, meta_model=load(ZOO / META_MODEL)), bench.folder / "words"
+    with service(state_dir) as server:
         client = Client(server.port)
-        for _ in range(3):
-            create(client, texts(rng))
-        made = [create(client, texts(rng)) for _ in range(bench.repeats(60))]
-        known, again = texts(rng), []
-        create(client, known)
-        for _ in range(bench.repeats(60)):
-            again.append(create(client, [*known[1:], texts(rng)[0]])[1])
-        record = made[-1][0]
-        (stored,) = {path.parent for path in (bench.folder / "words").rglob(f"{record['id']}.safetensors")}
-        store, times_ms = FileBundleStore(stored, 10**9), []
-        for _ in range(bench.repeats(30)):
-            started = time.perf_counter()
-            data = store.get(record["id"])
-            assert data is not None
-            build_session(meta_model, decode(data), "local", record["id"])
-            times_ms.append(1e3 * (time.perf_counter() - started))
-        bodies = [bench.folder / f"photograph{n}.jpg" for n in range(20)]
-        for n, body in enumerate(bodies):
-            body.write_bytes(photograph(n))
+        figures, task_id = making(bench, client)
+        times_ms = load_times_ms(bench, state_dir, task_id, 30)
+        bodies = write_images(bench.folder / "photographs", map(photograph, range(20)))
         model = bench.folder / "described.onnx"
-        model.write_bytes(client.send("GET", f"/tasks/{record['id']}/model.onnx"))
-        speed = beside_raw(bench, Served(server, f"/tasks/{record['id']}/predict", bodies, "image/jpeg"), model)
-    new_ms = [ms for _, ms in made]
-    return {
+        model.write_bytes(client.send("GET", f"/tasks/{task_id}/model.onnx"))
+        speed = beside_raw(bench, Served(server, f"/tasks/{task_id}/predict", bodies, "image/jpeg"), model)
+    return {**figures, "load_p50_ms": percentile(times_ms, 50), "load_p95_ms": percentile(times_ms, 95), **speed}
+
+
+def making(bench: Bench, client: Client) -> tuple[Figures, str]:
+    """`POST /tasks` with ten descriptions of sixty words, every text new; then with all but one of them known."""
+    rng = Random(0)
+    for _ in range(3):
+        create(client, texts(rng))
+    made = [create(client, texts(rng)) for _ in range(bench.repeats(60))]
+    known = texts(rng)
+    create(client, known)
+    again = [create(client, [*known[1:], texts(rng)[0]]) for _ in range(bench.repeats(60))]
+    new_ms, record = [ms for _, ms in made], made[-1][0]
+    figures = {
         "create_p50_ms": percentile(new_ms, 50),
         "create_p95_ms": percentile(new_ms, 95),
         "generate_p50_ms": percentile([task["generate_ms"] for task, _ in made], 50),
-        "known_p50_ms": percentile(again, 50),
-        "load_p50_ms": percentile(times_ms, 50),
-        "load_p95_ms": percentile(times_ms, 95),
+        "known_p50_ms": percentile([ms for _, ms in again], 50),
         "task_bytes": record["bytes"],
-        **speed,
     }
+    return figures, record["id"]
 
 
 def texts(rng: Random) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from models.metamodel import ZOO
 from tests.bench import networks
-from tests.bench.measure import N_CONNECTIONS, Bench, Figures, answer_of, load_on, percentile, rate
+from tests.bench.measure import N_CONNECTIONS, Bench, Figures, answer_of, load_on, percentile, rate, write_images
 from tests.bench.photographs import photograph
 from tests.bench.server import Server, free_port, post, process, service
 from tests.bench.tasks import Client, make_task
@@ -71,10 +71,7 @@ def drawings() -> Subject:
 
 def measure(bench: Bench, name: str, subject: Subject) -> Figures:
     folder = bench.folder / f"yardstick-{name}"
-    folder.mkdir()
-    bodies = [folder / f"image{n}" for n in range(len(subject.images))]
-    for body, image in zip(bodies, subject.images, strict=True):
-        body.write_bytes(image)
+    bodies = write_images(folder / "images", subject.images)
     model = folder / "model.onnx"
     with service(folder / "state", META_MODELS=str(subject.meta_models)) as server:
         ours = Served(server, create(server, subject, model), bodies, subject.media_type)

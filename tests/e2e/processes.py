@@ -1,4 +1,4 @@
-"""Real processes of `classmith serve`, on free loopback ports, that end with the test."""
+"""Real processes of `classmith serve` and `classmith worker`, that end with the test, and what their metrics say."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+from redis import Redis
+
+from service.jobs import JobQueue
+from tests.service.processes import until
 
 COMMAND = [sys.executable, "-m", "service.cli"]
 ROOT = Path(__file__).parents[2]
@@ -56,3 +62,29 @@ def serve(**settings: object) -> Iterator[Service]:
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+@contextmanager
+def worker(redis_client: Redis, shared: dict[str, object]) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that has said it is alive."""
+    env = environment(**{"log_level": "warning", **shared})
+    process = subprocess.Popen([*COMMAND, "worker"], cwd=ROOT, env=env)
+    try:
+        queue = JobQueue(redis_client, prefix=str(shared["redis_prefix"]))
+        until(lambda: process.poll() is not None or bool(queue.n_workers()))
+        assert process.poll() is None
+        yield process
+    finally:
+        process.terminate()
+        assert process.wait(240) == 0
+
+
+def scrape(http: httpx.Client) -> list[Sample]:
+    families = text_string_to_metric_families(http.get("/metrics").text)
+    return [sample for family in families for sample in family.samples]
+
+
+def value(http: httpx.Client, name: str, **labels: str) -> float:
+    """One sample of a scrape."""
+    (found,) = (sample.value for sample in scrape(http) if sample.name == name and sample.labels == labels)
+    return float(found)

@@ -16,9 +16,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
-from tests.e2e.processes import Service, serve
-from tests.e2e.test_shared import worker
-from tests.redis_server import RedisServer, free_port
+from tests.e2e.processes import Service, serve, worker
+from tests.redis_server import free_port
 from tests.service import centroids
 from tests.service.processes import until
 
@@ -84,16 +83,10 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 
 
 def test_a_task_made_by_a_worker_is_one_trace(
-    tmp_path: Path, collector: Collector, redis_server: RedisServer, redis_prefix: str, redis_client: Redis
+    tmp_path: Path, collector: Collector, shared: dict[str, object], redis_client: Redis
 ) -> None:
     centroids.meta_model(tmp_path / "meta-models")
-    shared: dict[str, object] = {
-        "redis_url": redis_server.url,
-        "redis_prefix": redis_prefix,
-        "meta_models": tmp_path / "meta-models",
-        "state_dir": tmp_path / "unused",
-    }
-    with serve(**shared) as service, worker(redis_client, redis_prefix, shared):
+    with serve(**shared) as service, worker(redis_client, shared):
         made = service.http.post("/tasks", json=centroids.task_json(), headers={"traceparent": PARENT})
         assert made.status_code == 201
         until(lambda: bool(collector.named("job")) and bool(collector.named("POST /tasks")))

@@ -15,7 +15,7 @@ import pytest
 from models.metamodel import ZOO
 from models.preprocess import PreprocessSpec, to_pixels
 from service.demo_alphabet import drawing
-from tests.e2e.processes import Service, serve
+from tests.e2e.processes import Service, serve, value
 from tests.service import centroids
 from tests.service.processes import until
 from tests.service.prototypes import SLOW_LOOPS
@@ -113,9 +113,7 @@ def test_two_processes_on_one_folder_make_a_task_once(tmp_path: Path) -> None:
 
 
 def n_generated(service: Service) -> int:
-    lines = service.http.get("/metrics").text.splitlines()
-    values = [line.split()[-1] for line in lines if line.startswith("classmith_generation_duration_seconds_count")]
-    return int(float(values[0]))
+    return int(value(service.http, "classmith_generation_duration_seconds_count"))
 
 
 def test_a_service_told_to_stop_finishes_what_it_has(tmp_path: Path) -> None:

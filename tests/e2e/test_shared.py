@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
 from service.demo_alphabet import drawing
-from service.jobs import JobQueue
 from service.stores.redis_client import connect
-from tests.e2e.processes import COMMAND, ROOT, Service, environment, serve
+from tests.e2e.processes import Service, serve, worker
 from tests.e2e.test_service import n_generated, predict
 from tests.redis_server import RedisServer
 from tests.service import centroids
-from tests.service.processes import until
 
 
 @pytest.fixture
-def shared(tmp_path: Path, redis_server: RedisServer, redis_prefix: str) -> dict[str, object]:
+def shared(shared: dict[str, object], tmp_path: Path) -> dict[str, object]:
     centroids.meta_model(tmp_path / "meta-models")
-    return {
-        "redis_url": redis_server.url,
-        "redis_prefix": redis_prefix,
-        "meta_models": tmp_path / "meta-models",
-        "state_dir": tmp_path / "unused",
-    }
-
-
-@contextmanager
-def worker(redis_client: Redis, redis_prefix: str, shared: dict[str, object]) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker that has said it is alive."""
-    env = environment(**{"log_level": "warning", **shared})
-    process = subprocess.Popen([*COMMAND, "worker"], cwd=ROOT, env=env)
-    try:
-        queue = JobQueue(redis_client, prefix=redis_prefix)
-        until(lambda: process.poll() is not None or bool(queue.n_workers()))
-        assert process.poll() is None
-        yield process
-    finally:
-        process.terminate()
-        assert process.wait(240) == 0
+    return shared
 
 
 def test_services_share_tasks_and_generate_themselves_without_a_worker(shared: dict[str, object]) -> None:
@@ -61,11 +36,9 @@ def test_services_share_tasks_and_generate_themselves_without_a_worker(shared: d
         assert refused.status_code == 422
 
 
-def test_a_worker_makes_the_tasks_while_there_is_one(
-    shared: dict[str, object], redis_client: Redis, redis_prefix: str
-) -> None:
+def test_a_worker_makes_the_tasks_while_there_is_one(shared: dict[str, object], redis_client: Redis) -> None:
     with serve(**shared) as service:
-        with worker(redis_client, redis_prefix, shared):
+        with worker(redis_client, shared):
             task_id = made(service, 3)
             assert n_generated(service) == 0
             assert predict(service, task_id, drawing(2, 0))["label"] == "character 2"

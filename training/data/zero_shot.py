@@ -20,11 +20,9 @@ from typing import Literal, TypeAlias
 from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 
-from models.errors import ClassmithError
-from models.preprocess import PreprocessSpec, to_pixels
-from training.data.folders import DataError, ImageSet, data_root
+from models.preprocess import PreprocessSpec
+from training.data.folders import DataError, ImageSet, data_root, read_pixels
 
 SPEC = PreprocessSpec(size=224, channels=3, fit="crop")
 SplitName: TypeAlias = Literal["standard", "proposed"]
@@ -50,7 +48,7 @@ class Catalog:
         paths = [path for name in ordered for path in self.files[name]]
         pixels = np.empty((len(paths), spec.size, spec.size, spec.channels), np.uint8)  # gigabytes: never held twice
         with ThreadPoolExecutor() as pool:
-            for i, image in enumerate(pool.map(lambda path: _pixels(path, spec), paths)):
+            for i, image in enumerate(pool.map(lambda path: read_pixels(path, path.read_bytes, spec), paths)):
                 pixels[i] = image
         labels = np.repeat(np.arange(len(ordered)), [len(self.files[name]) for name in ordered])
         return ImageSet(pixels, labels, tuple(ordered), tuple(self.groups[name] for name in ordered))
@@ -175,12 +173,3 @@ def _some(names: Sequence[str]) -> str:
     """The first few, and how many more."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(repr(name) for name in names[:3]) + more
-
-
-def _pixels(path: Path, spec: PreprocessSpec) -> NDArray[np.uint8]:
-    try:
-        return to_pixels(path.read_bytes(), spec)
-    except ClassmithError as error:
-        raise DataError(f"{path}: {error.message}") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); unpack the whole archive again.") from error

@@ -133,11 +133,10 @@ def _train_step(
     order = np.random.default_rng([config.seed, epoch, runtime.rank]).permutation(len(images.labels))
     chosen = order[batch * config.batch_size : (batch + 1) * config.batch_size]
     random = torch.Generator().manual_seed(config.seed * 1_000_003 + step * 31 + runtime.rank)
-    pixels = torch.from_numpy(images.pixels[chosen]).to(runtime.device).movedim(-1, 1).float() / 255
-    pixels = augment.distort_photographs(pixels, random, config.augmentation).movedim(1, -1) * 255
+    pixels = torch.from_numpy(images.pixels[chosen]).to(runtime.device)
     labels = torch.from_numpy(class_rows[images.labels[chosen]]).to(runtime.device)
     with runtime.autocast():
-        logits = model(pixels)
+        logits = model(augment.distort_pixels(pixels, random, config.augmentation))
     loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
     optimizer.zero_grad()
     torch.autograd.backward(loss)

@@ -60,7 +60,8 @@ def fit(
     torch.manual_seed(config.seed)
     texts = texts or descriptions.of_dataset(config.dataset)
     path = run / "checkpoint.safetensors"
-    base, projection = _begun(path, config, train) if path.exists() else (_read_base(config), None)
+    begun = _begun(path, config, train) if path.exists() else None
+    base, projection = begun or (read_base(config.base, config.model.base), None)
     unseen_texts = _encode_unseen(config, validation, texts)
     unseen = set(validation.class_names)
     material, model = prepare(config, base, train, texts, unseen, runtime, projection=projection)
@@ -92,7 +93,8 @@ def load_model(path: Path) -> tuple[N3, dict[str, Any]]:
     header = checkpoint.read_header(path)
     try:
         fields = dict(header["config"]["model"])
-        model = N3(N3Config(**{**fields, "base": _base_spec(fields["base"]), "adapts": tuple(fields["adapts"])}))
+        base = BaseSpec.from_json(fields["base"])
+        model = N3(N3Config(**{**fields, "base": base, "adapts": tuple(fields["adapts"])}))
     except (KeyError, TypeError, ValueError) as error:
         raise checkpoint.CheckpointError(f"{path} is not of this version's N3 ({error}); fit again.") from error
     checkpoint.load(path, model)
@@ -158,8 +160,8 @@ def _loss_on_images(
     chosen = draw_queries(material, task, config.n_queries, rng)
     labels = _positions(material.images.labels[chosen], task.classes).to(runtime.device)
     random = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    pixels = torch.from_numpy(material.images.pixels[chosen]).to(runtime.device).movedim(-1, 1).float() / 255
-    pixels = augment.distort_photographs(pixels, random, config.augmentation).movedim(1, -1) * 255
+    pixels = torch.from_numpy(material.images.pixels[chosen]).to(runtime.device)
+    pixels = augment.distort_pixels(pixels, random, config.augmentation)
     adaptation = model.generate(*task.inputs, prior=task.prior)
     adapted = model.adapted(adaptation)
     with runtime.autocast():
@@ -201,10 +203,6 @@ def _to(task: Task, runtime: Runtime) -> Task:
     return Task(task.classes, task.support, *moved)
 
 
-def _read_base(config: Config) -> Base:
-    return read_base(config.base, config.model.base)
-
-
 def _begun(path: Path, config: Config, train: ImageSet) -> tuple[Base, Projection]:
     """The base and projection of a run that goes on: its features stay the same to the last bit, wherever it does.
 
@@ -213,10 +211,8 @@ def _begun(path: Path, config: Config, train: ImageSet) -> tuple[Base, Projectio
     model, header = load_model(path)
     saved = {**header["config"], **header["config"]["model"], "images": header["train_data_digest"]}
     wanted = {**asdict(config.model), "images": train.digest}
-    wanted |= {
-        name: getattr(config, name)
-        for name in ("text_encoder", "embeddings", "classifier_rows", "n_documents", "scatter", "seed")
-    }
+    settings = ("text_encoder", "embeddings", "classifier_rows", "n_documents", "scatter", "assumed_scatter", "seed")
+    wanted |= {name: getattr(config, name) for name in settings}
     filled_in = {"n_remembered", "token_dim"}
     checkpoint.refuse_other(path, saved, {name: value for name, value in wanted.items() if name not in filled_in})
     target = model.target
@@ -227,7 +223,3 @@ def _begun(path: Path, config: Config, train: ImageSet) -> tuple[Base, Projectio
 def _encode_unseen(config: Config, images: ImageSet, texts: dict[str, descriptions.ClassTexts]) -> EncodedTexts:
     own = descriptions.in_order(images.class_names, texts)
     return encode_texts(own, Encoders().get(config.text_encoder), 1, embeddings=config.embeddings)
-
-
-def _base_spec(fields: dict[str, Any]) -> BaseSpec:
-    return BaseSpec(**{**fields, "pixel_mean": tuple(fields["pixel_mean"]), "pixel_std": tuple(fields["pixel_std"])})

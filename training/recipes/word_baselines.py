@@ -121,8 +121,8 @@ def load_peer(path: Path) -> tuple[Peer, dict[str, Any]]:
     header = checkpoint.read_header(path)
     try:
         fields = dict(header["config"])
-        spec: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["base_spec"].items()}
-        config = Config(**{**fields, "base_spec": BaseSpec(**spec), "ways": tuple(fields["ways"])})
+        spec = BaseSpec.from_json(fields["base_spec"])
+        config = Config(**{**fields, "base_spec": spec, "ways": tuple(fields["ways"])})
         peer = Peer(config, header["shapes"])
     except (KeyError, TypeError, ValueError) as error:
         raise checkpoint.CheckpointError(f"{path} is not of this version's word baselines ({error}).") from error

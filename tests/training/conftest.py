@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from models.metamodel import MetaModel
 from tests.models import small as small_models
@@ -37,42 +40,63 @@ def drawings(folders: Path) -> ImageSet:
 def cloths(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``<class>/<number>.png`` of described cloths, and ``descriptions.json``; skips where no encoder reads them."""
     described.skip_without_encoder()
-    return described.write_folders(tmp_path_factory.mktemp("cloths") / "images")
+    own = tmp_path_factory.getbasetemp()
+    of_all_processes = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    return _once(of_all_processes / "cloths" / "images", described.write_folders)
 
 
 @pytest.fixture(scope="session")
 def cloth_base(cloths: Path) -> Path:
     """The checkpoint of a base that met the training classes of ``cloths``."""
-    run = cloths.parent / "base"
-    base.fit(described.BASE, *DATASETS["tiny-imagenet"].split(cloths, size=described.SIZE), run, small.CPU)
-    return run / "checkpoint.safetensors"
+
+    def make(run: Path) -> None:
+        base.fit(described.BASE, *DATASETS["tiny-imagenet"].split(cloths, size=described.SIZE), run, small.CPU)
+
+    return _once(cloths.parent / "base", make) / "checkpoint.safetensors"
 
 
 @pytest.fixture(scope="session")
 def cloth_run(cloths: Path, cloth_base: Path) -> Path:
     """A short run of N3 on the training classes of ``cloths``."""
-    run, texts = cloths.parent / "n3", read_descriptions(beside(cloths))
-    train, validation = DATASETS["tiny-imagenet"].split(cloths, size=described.SIZE)
-    n3.fit(described.config(cloth_base), train, validation, run, small.CPU, texts=texts, validate_every=2)
-    return run
+
+    def make(run: Path) -> None:
+        texts = read_descriptions(beside(cloths))
+        train, validation = DATASETS["tiny-imagenet"].split(cloths, size=described.SIZE)
+        n3.fit(described.config(cloth_base), train, validation, run, small.CPU, texts=texts, validate_every=2)
+
+    return _once(cloths.parent / "n3", make)
 
 
 @pytest.fixture(scope="session")
 def cloth_zoo(cloths: Path, cloth_run: Path) -> Path:
     """A folder of that run's meta-model, evaluated on all classes: words alone, and words with an image."""
-    zoo, texts = cloths.parent / "zoo", read_descriptions(beside(cloths))
-    with pytest.MonkeyPatch.context() as few:
-        few.setattr(described_tasks, "CALIBRATION", (EpisodeShape(2, 0, 2),))
-        few.setattr(described_tasks, "N_AGNOSTIC", 2)
-        meta_model = export(cloth_run, zoo / "cloths", images=cloths)
-        images = read_images(cloths, meta_model.manifest.preprocess)
-        columns = [
-            described_tasks.evaluate(meta_model, images, texts, EpisodeShape(3, n, 2), n_episodes=3, progress=False)
-            for n in (0, 1)
-        ]
-    path = zoo / "cloths" / "evaluation.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "columns": columns}))
-    return zoo
+
+    def make(zoo: Path) -> None:
+        texts = read_descriptions(beside(cloths))
+        with pytest.MonkeyPatch.context() as few:
+            few.setattr(described_tasks, "CALIBRATION", (EpisodeShape(2, 0, 2),))
+            few.setattr(described_tasks, "N_AGNOSTIC", 2)
+            meta_model = export(cloth_run, zoo / "cloths", images=cloths)
+            images = read_images(cloths, meta_model.manifest.preprocess)
+            columns = [
+                described_tasks.evaluate(meta_model, images, texts, EpisodeShape(3, n, 2), n_episodes=3, progress=False)
+                for n in (0, 1)
+            ]
+        path = zoo / "cloths" / "evaluation.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "columns": columns}))
+
+    return _once(cloths.parent / "zoo", make)
+
+
+def _once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """What the first of the processes that run tests makes, and the others wait for."""
+    folder.parent.mkdir(exist_ok=True)
+    made = folder.with_suffix(".made")
+    with FileLock(folder.with_suffix(".lock")):
+        if not made.exists():
+            make(folder)
+            made.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")

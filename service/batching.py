@@ -64,6 +64,10 @@ class Batcher:
         """Images that wait for a runner."""
         return self._line.n_images
 
+    def refuse_if_full(self, tenant: str, task_id: str) -> None:
+        """Raise Busy where ``predict`` would for this task, before its images are read; it may still do so after."""
+        self._line.refuse_if_full(tenant, task_id)
+
     async def predict(self, session: Session, images: Sequence[Given], top_k: int | None = None) -> Prediction:
         """Images, encoded or as pixels -> decisions in their order; the caller holds the session's lease meanwhile.
 

@@ -106,6 +106,10 @@ class Tasks:
             yield record if record != last else None
             last = record
 
+    def refuse_if_full(self, tenant: str, ident: str) -> None:
+        """Raise Busy where too much waits for the task already: what a request sends need not be read then."""
+        self.batcher.refuse_if_full(tenant, ident)
+
     async def predict(self, tenant: str, ident: str, images: Sequence[bytes], top_k: int | None) -> Prediction:
         """The classifier's decisions on encoded images, in their order; each depends on its own image alone."""
         return (await self.infer(tenant, ident, images, top_k))[0]

@@ -70,6 +70,16 @@ class WaitingLine:
             self._backlog_s += cost_s * n
             self._wake(min(len(request.pieces), self._n_useful() - (self._n_runners - self._n_idle)))
 
+    def refuse_if_full(self, tenant: str, task_id: str) -> None:
+        """Raise Busy where ``put`` would refuse one more image of a task that waits already: before any is read."""
+        if self.n_images < self._max_images and self._backlog_s <= self._deadline_s * self._n_runners:
+            return
+        with self._changed:
+            queue = self._tenants.get(tenant) or TenantQueue()
+            waiting = (session for tasks in queue.networks.values() for session in tasks if session.task_id == task_id)
+            if session := next(waiting, None):
+                self._admit(session, 1)
+
     def nudge(self) -> bool:
         """Whether anything waits; wakes a runner for it where those awake have not come for it as soon as expected."""
         with self._changed:

@@ -259,6 +259,28 @@ def test_a_wait_predicted_past_the_deadline_is_refused_at_once(session):
     assert metrics.registry.get_sample_value("classmith_shed_total", {"reason": "deadline"}) == 1
 
 
+def test_a_task_that_waits_past_the_limits_is_refused_before_its_images_are_read_and_another_is_not(session):
+    runs, metrics = [], Metrics()
+    task, gate = gated(session, runs)
+
+    async def scenario(batcher):
+        batcher.refuse_if_full(task.tenant, task.task_id)  # nothing waits
+        held = await hold(batcher, task, gate)
+        waiting = start(batcher, task, DRAWINGS[:10])
+        await asyncio.sleep(0)
+        with pytest.raises(Busy, match="10 images are waiting") as refused:
+            batcher.refuse_if_full(task.tenant, task.task_id)
+        assert refused.value.retry_after_s > 0
+        batcher.refuse_if_full(task.tenant, "another")
+        batcher.refuse_if_full("another", task.task_id)
+        gate.open.set()
+        await asyncio.gather(held, waiting)
+        batcher.refuse_if_full(task.tenant, task.task_id)
+
+    run(scenario, max_queue_images=10, metrics=metrics)
+    assert metrics.registry.get_sample_value("classmith_shed_total", {"reason": "queue_full"}) == 1
+
+
 def test_one_request_larger_than_the_queue_is_taken_when_nothing_waits(session):
     async def scenario(batcher):
         return len((await batcher.predict(session, DRAWINGS)).decisions)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import overload, soak
-from tests.chaos.__main__ import EMBEDDED, SHARED, run, table
+from tests.chaos import figures, overload, soak
+from tests.chaos.__main__ import EMBEDDED, SHARED, run
 
 FAULTS = [*EMBEDDED, *SHARED]
 LAZY_THREADS = 8
@@ -18,7 +18,9 @@ LAZY_THREADS = 8
 def test_each_fault_once(tmp_path: Path) -> None:
     outcomes = list(run(tmp_path, n_trials=len(FAULTS), seed=11, only=FAULTS))
     assert sorted(one.fault for one in outcomes) == sorted(FAULTS)
-    assert [one.complaints for one in outcomes if one.n_lost or one.n_wrong] == [], table(outcomes)
+    assert [one.complaints for one in outcomes if one.n_lost or one.n_wrong] == [], figures.as_text(
+        figures.counts(outcomes)
+    )
     assert all(one.n_acknowledged for one in outcomes)
     assert all(one.n_reported_lost == 0 for one in outcomes if "page" not in one.fault)
 

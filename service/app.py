@@ -55,7 +55,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None, tracing: Trac
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             tasks = await _build(stack, settings, metrics, tracing)
-            app.state.served = Served(settings, tasks, keyring, metrics, limits)
+            app.state.served = Served(settings, tasks, keyring, metrics, limits, is_traced=tracing is not NO_TRACING)
             stack.callback(app.state.served.stopping.set)
             yield
         app.state.served = None

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -74,19 +75,35 @@ class Batcher:
         Raises what ``to_pixels`` raises, located at the image (the other requests of its batch are not touched), Busy
         with ``retry_after_s``, or Unavailable once draining. Cancelling takes what still waits out of the line.
         """
-        if not images:
-            raise InvalidRequest("There is no image to classify; send at least one.", where="images")
-        request = Request(session, top_k, asyncio.get_running_loop().create_future())
-        self._line.put(request, images)
-        if self._nudge is None:
-            self._nudge = asyncio.get_running_loop().call_later(RUNNER_S, self._look_after_line)
+        future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        request = self.submit(session, images, top_k, partial(_settle, future))
         try:
-            return await request.future
+            return await future
         finally:
             if not request.is_over:
                 self._line.withdraw(request)
             request.pieces.clear()
-            del request, images  # a failed future holds this frame, which must not hold the future and the images
+            del request, images, future  # a failed future holds this frame, which must not hold it and the images
+
+    def submit(
+        self,
+        session: Session,
+        images: Sequence[Given],
+        top_k: int | None,
+        answer: Callable[[Prediction | BaseException], None],
+    ) -> Request:
+        """``predict`` without a coroutine: ``answer`` gets what that returns or raises, but for what refuses it here.
+
+        ``answer`` is called by the event loop, never before this returns.
+        """
+        if not images:
+            raise InvalidRequest("There is no image to classify; send at least one.", where="images")
+        loop = asyncio.get_running_loop()
+        request = Request(session, top_k, answer, loop)
+        self._line.put(request, images)
+        if self._nudge is None:
+            self._nudge = loop.call_later(RUNNER_S, self._look_after_line)
+        return request
 
     async def drain(self) -> None:
         """Refuse new requests, finish those that wait, and end the runners."""
@@ -112,7 +129,7 @@ class Batcher:
                 for piece in batch:
                     piece.error = piece.error or error
             self._line.done(batch, perf_counter() - began_at, n_run)
-            loop = batch[0].request.future.get_loop()
+            loop = batch[0].request.loop
             try:
                 loop.call_soon_threadsafe(self._deliver, batch)
             except RuntimeError:  # the loop was closed: nobody waits any more
@@ -164,13 +181,14 @@ class Batcher:
         for piece in batch:
             request = piece.request
             request.n_left -= 1
-            if request.future.done():
+            if request.is_over:
                 continue
             if piece.error is not None:
-                request.future.set_exception(piece.error)
+                self._line.withdraw(request)
+                request.answer(piece.error)
             elif request.n_left == 0:
                 request.is_over = True
-                request.future.set_result(self._assemble(request))
+                request.answer(self._assemble(request))
 
     def _assemble(self, request: Request) -> Prediction:
         pieces = request.pieces
@@ -180,6 +198,15 @@ class Batcher:
         self._metrics.decode_seconds.observe(decode_s)
         decisions = [decision for piece in pieces for decision in piece.decisions]
         return Prediction(decisions, queue_s * 1e3, decode_s * 1e3, run_s * 1e3)
+
+
+def _settle(future: asyncio.Future[Prediction], result: Prediction | BaseException) -> None:
+    if future.done():  # cancelled
+        return
+    if isinstance(result, Prediction):
+        future.set_result(result)
+    else:
+        future.set_exception(result)
 
 
 def without_frames(error: BaseException) -> BaseException:

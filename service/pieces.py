@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -32,11 +32,15 @@ class Prediction:
 
 @dataclass(eq=False)
 class Request:
-    """The images of one caller for one task, cut into pieces."""
+    """The images of one caller for one task, cut into pieces.
+
+    ``answer`` is called on ``loop`` once, with the prediction or what went wrong, unless the request is over before.
+    """
 
     session: Session
     top_k: int | None
-    future: asyncio.Future[Prediction]
+    answer: Callable[[Prediction | BaseException], None]
+    loop: asyncio.AbstractEventLoop
     queued_at: float = field(default_factory=perf_counter)
     pieces: list[Piece] = field(default_factory=list)
     n_left: int = 0

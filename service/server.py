@@ -22,7 +22,8 @@ from models.text import Encoders
 from service.api.state import Served
 from service.app import create_app
 from service.catalogue import read_catalogue
-from service.connections import Limits, PatientProtocol, most_connections, notice_dead_peers, sweep
+from service.connections import Limits, most_connections, notice_dead_peers, sweep
+from service.direct import DirectProtocol
 from service.otel import exported
 from service.settings import InvalidSettings, Settings
 from service.storage import MeasuredGenerator
@@ -54,7 +55,7 @@ def _server(settings: Settings, app: FastAPI) -> _Server:
     limits = Limits(most, body_s=settings.body_s, stall_s=KEEP_ALIVE_S)
     config = uvicorn.Config(
         app,
-        http=partial(PatientProtocol, limits=limits),  # type: ignore[arg-type]  # uvicorn only calls it
+        http=partial(DirectProtocol, app=app, limits=limits),  # type: ignore[arg-type]  # uvicorn only calls it
         ws="none",
         lifespan="on",
         log_config=None,

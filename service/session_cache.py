@@ -47,23 +47,37 @@ class _Entry:
 
 
 class Lease:
-    """``async with`` gives the session, which stays in the cache until the end of the block."""
+    """``async with`` gives the session, which stays in the cache until the end of the block.
+
+    Or ``begin_at_once`` and, where it gave a session, ``end``.
+    """
 
     def __init__(self, cache: SessionCache, key: Key) -> None:
         self._cache, self._key = cache, key
         self._entry: _Entry | None = None
 
     async def __aenter__(self) -> Session:
-        entry = self._cache._hit(self._key) or await self._cache._find(self._key)
+        return self._begin(self._cache._hit(self._key) or await self._cache._find(self._key))
+
+    async def __aexit__(self, *_: object) -> None:
+        self.end()
+
+    def begin_at_once(self) -> Session | None:
+        """The session, if it is in memory and may be trusted without waiting; else None, and nothing is leased."""
+        entry = self._cache._hit(self._key)
+        return self._begin(entry) if entry else None
+
+    def end(self) -> None:
+        """The session may be evicted again."""
+        if self._entry is not None:
+            self._entry.n_leases -= 1
+            self._cache._evict()
+
+    def _begin(self, entry: _Entry) -> Session:
         entry.n_leases += 1
         self._entry = entry
         self._cache._count(self._key, entry)
         return entry.session
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._entry is not None:
-            self._entry.n_leases -= 1
-            self._cache._evict()
 
 
 class SessionCache:

@@ -114,6 +114,31 @@ class Tasks:
         """The classifier's decisions on encoded images, in their order; each depends on its own image alone."""
         return (await self.infer(tenant, ident, images, top_k))[0]
 
+    def predict_at_once(
+        self, tenant: str, ident: str, image: bytes, answer: Callable[[Prediction | BaseException], None]
+    ) -> bool:
+        """``predict`` one image without a coroutine, where the task is in memory and there is room.
+
+        False where not: nothing has happened then. Else ``answer`` is called, later, with what that returns or raises;
+        what fails is not counted: the caller tries again by ``predict``, or answers itself.
+        """
+        began_at, lease = perf_counter(), self.sessions.lease(tenant, ident)
+
+        def finish(result: Prediction | BaseException) -> None:
+            lease.end()
+            if isinstance(result, Prediction):
+                self.statistics.succeeded(tenant, ident, result, (perf_counter() - began_at) * 1e3)
+            answer(result)
+
+        if (session := lease.begin_at_once()) is None:
+            return False
+        try:
+            self.batcher.submit(session, [image], None, finish)
+        except ClassmithError:
+            lease.end()
+            return False
+        return True
+
     async def infer(
         self, tenant: str, ident: str, images: Sequence[Given], top_k: int | None = None
     ) -> tuple[Prediction, tuple[str, ...]]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import re
 import sys
 import threading
 import time
 import traceback
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -217,7 +217,7 @@ def release() -> str:
 
 def choose_request_id(sent: str | None) -> str:
     """The client's ``X-Request-Id`` where it is short and plain, else a new random id."""
-    return sent if sent and _SAFE_ID.fullmatch(sent) else uuid.uuid4().hex
+    return sent if sent and _SAFE_ID.fullmatch(sent) else f"{random.getrandbits(128):032x}"
 
 
 def server_timing(**durations_ms: float) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -14,6 +16,7 @@ import pytest
 from models.metamodel import ZOO
 from service.cli.load import content_length, generate_load, is_whole, request_bytes
 from tests.bench.__main__ import PARTS, TABLE, percentile, rows
+from tests.bench.server import ask, free_port, process
 
 ROOT = Path(__file__).parents[1]
 N_ANSWERS = 20
@@ -81,3 +84,35 @@ def test_the_command_runs_and_prints_its_figures_as_json() -> None:
     assert results["predict"]["n_errors"] == 0
     assert results["create"]["create_p50_ms"] <= results["create"]["create_p95_ms"]
     assert all(what in output for what, _, _ in rows(results))
+
+
+def test_a_paused_server_stands_still_with_its_children(tmp_path: Path) -> None:
+    child = [sys.executable, "-c", "import time; time.sleep(3600)"]
+    parent = f"import http.server, subprocess; subprocess.Popen({child}, start_new_session=True); " + (
+        "http.server.test(http.server.SimpleHTTPRequestHandler, port={}, bind='127.0.0.1')"
+    )
+    port = free_port()
+
+    def states(pid: int) -> list[str]:
+        command = ["ps", "-o", "state=", "-p", str(pid), "--ppid", str(pid)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    command = [sys.executable, "-c", parent.format(port)]
+
+    def answers(port: int) -> bool:
+        return ask(port, "GET", "/") == 200
+
+    with process(command, port, dict(os.environ), log=tmp_path / "log", is_ready=answers) as server:
+        (own,) = [int(pid) for pid in _children(server.pid)]
+        try:
+            with server.paused():
+                assert states(server.pid) == ["T", "T"]
+            assert "T" not in states(server.pid)
+            assert ask(port, "GET", "/") == 200
+        finally:
+            os.kill(own, signal.SIGKILL)
+
+
+def _children(pid: int) -> list[str]:
+    command = ["ps", "-o", "pid=", "--ppid", str(pid)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()

@@ -327,7 +327,7 @@ class HyperTransformer(nn.Module):
         images = images.transpose(0, 1)
         if self.config.writes_convs:
             return images.flatten(1, 2), images.shape[1]
-        return images.flatten(0, 1).contiguous(memory_format=torch.channels_last), 1
+        return images.flatten(0, 1).clone(memory_format=torch.channels_last), 1
 
     def _unstack(self, activations: Tensor, n_tasks: int) -> Tensor:
         """The inverse, flattened: features ``(B, N, F)``."""
@@ -345,7 +345,9 @@ class HyperTransformer(nn.Module):
         if self.config.normalisation == "base" and not self.training:
             mean, var = self.base_mean[layer].repeat(n_networks), self.base_var[layer].repeat(n_networks)
         else:
-            var, mean = torch.var_mean(raw, dim=(0, 2, 3), unbiased=False)
+            values = raw.movedim(1, -1).flatten(0, -2)
+            mean = values.mean(0, dtype=torch.float32)
+            var = (values * values).mean(0, dtype=torch.float32) - mean * mean
         if self.config.normalisation == "base" and self.training:
             with torch.no_grad():
                 self.base_mean[layer].lerp_(mean.unflatten(0, (n_networks, -1)).mean(0).float(), 0.01)

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from starlette.requests import Request
-
 from models.errors import Forbidden, Unauthenticated
 from service.settings import LOCAL_TENANT, Grant, is_loopback
 
@@ -42,9 +40,8 @@ class Keyring:
     def __init__(self, keys: Mapping[str, Grant]) -> None:
         self._callers = {_digest(key): Caller(grant, _digest(key)) for key, grant in keys.items()}
 
-    def caller(self, request: Request) -> Caller:
-        """Who sent a request; raises Unauthenticated or Forbidden."""
-        headers = request.headers
+    def caller(self, headers: Mapping[str, str]) -> Caller:
+        """Who sent a request with these headers, named in lower case; raises Unauthenticated or Forbidden."""
         if not self._callers:
             _check_browser(headers.get("host", ""), headers.get("origin"))
             return LOCAL

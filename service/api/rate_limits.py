@@ -52,11 +52,19 @@ class RateLimits:
         if not rate_per_s:
             return Admission(0.0, [])
         burst = (None if own_per_s else self._burst) or max(1, math.ceil(rate_per_s))
-        bucket = self._filled((caller.tenant, caller.key if own_per_s else b""), rate_per_s, burst)
+        bucket = self._filled(self._name(caller), rate_per_s, burst)
         wait_s = max(0.0, 1 - bucket.tokens) / rate_per_s
         if not wait_s:
             bucket.tokens -= 1
         return Admission(wait_s, _headers(bucket.tokens, rate_per_s, burst))
+
+    def give_back(self, caller: Caller) -> None:
+        """Return a token that was taken for nothing."""
+        if bucket := self._buckets.get(self._name(caller)):
+            bucket.tokens += 1
+
+    def _name(self, caller: Caller) -> tuple[str, bytes]:
+        return caller.tenant, caller.key if caller.grant.rate_per_s else b""
 
     def _filled(self, name: tuple[str, bytes], rate_per_s: float, burst: int) -> _Bucket:
         now = self._clock()

@@ -17,13 +17,17 @@ from service.telemetry import Metrics
 
 @dataclass(frozen=True)
 class Served:
-    """Built at the start by ``service.app``. ``stopping`` is set once the process was told to stop."""
+    """Built at the start by ``service.app``. ``stopping`` is set once the process was told to stop.
+
+    ``is_traced``: spans are recorded of what happens.
+    """
 
     settings: Settings
     tasks: Tasks
     keyring: Keyring
     metrics: Metrics
     rate_limits: RateLimits
+    is_traced: bool = False
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -41,7 +45,7 @@ def served(request: Request) -> tuple[Served, str]:
     Raises Unauthenticated, Forbidden or RateLimited before anything of the body is read.
     """
     found = running(request)
-    caller = found.keyring.caller(request)
+    caller = found.keyring.caller(request.headers)
     admission = found.rate_limits.take(caller)
     request.scope[HEADERS] = admission.headers
     if admission.wait_s:
@@ -54,5 +58,5 @@ def served(request: Request) -> tuple[Served, str]:
 def max_tasks(request: Request) -> int | None:
     """The most tasks that the caller of an admitted request may keep; None: no limit."""
     here = running(request)
-    own = here.keyring.caller(request).grant.max_tasks
+    own = here.keyring.caller(request.headers).grant.max_tasks
     return here.settings.max_tasks if own is None else own

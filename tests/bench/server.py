@@ -27,6 +27,16 @@ class Server:
     pid: int
     ready_ms: float
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Its processes stand still during the block: another's turn, which even idle ones would disturb."""
+        family = _family(self.pid)
+        _signal(family, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            _signal(family, signal.SIGCONT)
+
 
 @contextmanager
 def service(state_dir: Path, **settings: str) -> Iterator[Server]:
@@ -95,6 +105,23 @@ def ask(port: int, method: str, path: str, body: bytes | None = None, headers: M
         return 0
     finally:
         connection.close()
+
+
+def _family(pid: int) -> set[int]:
+    """A process, its group, and all that descend from them."""
+    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid=,pgid="], capture_output=True, text=True, check=True).stdout
+    rows = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    family, n_known = {one for one, _, group in rows if group == pid}, 0
+    while len(family) > n_known:
+        n_known = len(family)
+        family |= {one for one, parent, _ in rows if parent in family}
+    return family
+
+
+def _signal(family: set[int], number: signal.Signals) -> None:
+    for one in family:
+        with suppress(ProcessLookupError):
+            os.kill(one, number)
 
 
 def resident_mb(pid: int) -> float:

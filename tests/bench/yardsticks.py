@@ -120,9 +120,11 @@ def beside_peer(bench: Bench, ours: Served, peer: str, model: Path) -> Figures:
             mine, them, alone = [], [], []
             load(bench, theirs)  # warms up
             for _ in range(bench.rounds):
-                mine.append(load(bench, ours))
-                them.append(load(bench, theirs))
-                alone.append(load(bench, theirs, n_connections=1))
+                with theirs.server.paused():
+                    mine.append(load(bench, ours))
+                with ours.server.paused():
+                    them.append(load(bench, theirs))
+                    alone.append(load(bench, theirs, n_connections=1))
         ratio = statistics.median(rate(a) / max(rate(b), 1e-9) for a, b in zip(mine, them, strict=True))
         p99_ratio = percentile(latencies(mine), 99) / percentile(latencies(them), 99)
         found.append({**summary(them, alone), "ratio": ratio, "p99_ratio": p99_ratio, "n_workers": n_workers})

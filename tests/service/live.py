@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from models.metamodel import MetaModel
 from models.task import TaskSpec
 from service.api.state import Served
 from service.app import create_app
-from service.http_protocol import HttpProtocol
+from service.connections import Limits
+from service.direct import DirectProtocol
 from service.server import KEEP_ALIVE_S
 from service.settings import Settings
 from service.tracing import NO_TRACING, Tracing
@@ -62,7 +64,7 @@ def live(settings: Settings, tracing: Tracing = NO_TRACING) -> Iterator[Live]:
     app = create_app(settings, tracing=tracing)
     config = uvicorn.Config(
         app,
-        http=HttpProtocol,
+        http=partial(DirectProtocol, app=app, limits=Limits(10_000, body_s=600, stall_s=600)),
         ws="none",
         lifespan="on",
         log_config=None,

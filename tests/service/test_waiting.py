@@ -54,7 +54,7 @@ class Line:
     def put(self, tenant, task_id, n_images=1, *, times=1, network=None):
         made = []
         for _ in range(times):
-            made.append(Request(self.task(tenant, task_id, network), None, self.loop.create_future()))
+            made.append(Request(self.task(tenant, task_id, network), None, lambda _: None, self.loop))
             self.line.put(made[-1], [IMAGE] * n_images)
         return made
 

@@ -29,6 +29,8 @@ class Config:
     """Share of training tasks whose classes all come from one group (alphabet)."""
     augmentation: float = 1.0
     """Strength of the random distortions; small networks underfit, and want less."""
+    across_tasks: float = 0.0
+    """Share of a loss among the classes of all tasks of a step, where tasks share their convolutions."""
     bf16: bool = False
     seed: int = 0
 
@@ -52,6 +54,7 @@ MANY_WAYS = (
     (0.15, EpisodeShape(n_way=20, n_shot=1, n_query=3, n_unlabeled=3)),
 )
 """The same for wide networks, which learn more from harder tasks (Snell et al., 2017, section 3.1: train 60-way)."""
+ACROSS_TASKS = 0.5
 
 
 def omniglot(channels: int, *, n_steps: int) -> Config:
@@ -65,7 +68,10 @@ def omniglot_64() -> Config:
     model = HyperTransformerConfig(
         channels=64, n_generated_layers=1, normalisation="base", token_dim=128, n_transformer_layers=3
     )
-    return Config(model, "omniglot", MANY_WAYS, replace(ONE_SHOT, n_query=3), 1600, images_per_step=1000, bf16=True)
+    validation = replace(ONE_SHOT, n_query=3)
+    return Config(
+        model, "omniglot", MANY_WAYS, validation, 4500, images_per_step=1000, across_tasks=ACROSS_TASKS, bf16=True
+    )
 
 
 def omniglot_4_five_shot(n_generated_layers: int) -> Config:
@@ -107,12 +113,15 @@ def cifar_fs() -> Config:
         (0.2, EpisodeShape(n_way=5, n_shot=5, n_query=10)),
         (0.1, EpisodeShape(n_way=5, n_shot=3, n_query=10, n_unlabeled=3, unbalanced=True)),
     )
-    return Config(model, "cifar-fs", shapes, EpisodeShape(5, 1, 10), 1500, images_per_step=800, bf16=True)
+    validation = EpisodeShape(5, 1, 10)
+    return Config(
+        model, "cifar-fs", shapes, validation, 2500, images_per_step=800, across_tasks=ACROSS_TASKS, bf16=True
+    )
 
 
 CONFIGS: dict[str, Callable[[], Config]] = {
     "omniglot-4": lambda: omniglot(4, n_steps=4000),
-    "omniglot-8": lambda: omniglot(8, n_steps=2400),
+    "omniglot-8": lambda: replace(omniglot(8, n_steps=5000), augmentation=0.5),
     "omniglot-16": lambda: omniglot(16, n_steps=4000),
     "omniglot-32": lambda: omniglot(32, n_steps=3000),
     "omniglot-64": omniglot_64,

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from models.methods.hypertransformer import HyperTransformer, HyperTransformerConfig
+from models.methods.hypertransformer import GeneratedNetwork, HyperTransformer, HyperTransformerConfig
 from training import augment, checkpoint, run_log
 from training.configs.hypertransformer import Config
 from training.data.folders import ImageSet
@@ -163,8 +163,9 @@ def _train_step(
         config.model, images, episodes, runtime.device, rng, random=random, augmentation=config.augmentation
     )
     with runtime.autocast():
-        logits = model.classify(model.generate(support, labels, slots), queries)
-    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        network = model.generate(support, labels, slots)
+        features = model.features(network, queries)
+        loss = _loss(network, features, targets, episodes, config.across_tasks)
     optimizer.zero_grad()
     torch.autograd.backward(loss)
     parameters = [p for p in model.parameters() if p.grad is not None]
@@ -174,6 +175,28 @@ def _train_step(
         group["lr"] = learning_rate(config.learning_rate, step, config.n_steps, config.warmup_steps)
     optimizer.step()
     return float(loss.detach())
+
+
+def _loss(
+    network: GeneratedNetwork, features: Tensor, targets: Tensor, episodes: list[Episode], across_tasks: float
+) -> Tensor:
+    """Cross-entropy of query features ``(B, Q, F)`` under the written logits layers, each task's own.
+
+    ``across_tasks`` is the share of a second one, among the classes of all tasks of the step: a harder task that costs
+    nothing more. It asks for convolutions that all tasks share.
+    """
+    weight, bias = network.logits
+    logits = (features @ weight.transpose(-1, -2) + bias[:, None]).float()
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    if not across_tasks:
+        return loss
+    n_way = weight.shape[1]
+    everything = (features.flatten(0, 1) @ weight.flatten(0, 1).T + bias.flatten()).float()
+    position = (targets + n_way * torch.arange(len(episodes), device=targets.device)[:, None]).flatten()
+    classes = torch.from_numpy(np.concatenate([e.classes for e in episodes])).to(targets.device)
+    twin = (classes[position][:, None] == classes).scatter(1, position[:, None], False)  # the class, in another task
+    harder = F.cross_entropy(everything.masked_fill(twin, -math.inf), position)
+    return (1 - across_tasks) * loss + across_tasks * harder
 
 
 def _shape_of(config: Config, step: int) -> EpisodeShape:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.methods.hypertransformer import HyperTransformer
+from models.methods.hypertransformer import GeneratedNetwork, HyperTransformer
 from tests.models import small as small_models
 from tests.training import small
 from training import checkpoint
@@ -26,6 +26,7 @@ from training.data.folders import ImageSet
 from training.episodes import EpisodeShape, sample
 from training.recipes.hypertransformer import (
     METHOD,
+    _loss,
     _shape_of,
     _train_step,
     assemble,
@@ -37,7 +38,7 @@ from training.runtime import Runtime, start
 from training.schedule import learning_rate
 
 ROOT = Path(__file__).parents[2]
-BASE = replace(small.CONFIG, model=replace(small.MODEL, n_generated_layers=1, normalisation="base"))
+BASE = replace(small.CONFIG, model=replace(small.MODEL, n_generated_layers=1, normalisation="base"), across_tasks=0.5)
 
 
 def run(config: Config, images: ImageSet, folder: Path, *, stop_after: int | None = None) -> HyperTransformer:
@@ -179,6 +180,38 @@ def test_a_step_moves_every_parameter_that_has_a_use(drawings: ImageSet) -> None
         assert math.isfinite(_train_step(small.CONFIG, model, optimizer, drawings, small.CPU, step))
     still = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
     assert {name for name in still if "norm_memory" not in name} == set()
+
+
+def test_queries_are_also_told_from_the_classes_of_the_other_tasks(drawings: ImageSet) -> None:
+    rng = np.random.default_rng(0)
+    shape = EpisodeShape(n_way=5, n_shot=1, n_query=2)
+    episodes = [sample(drawings, shape, rng) for _ in range(3)]
+    of_all = np.concatenate([e.classes for e in episodes])
+    assert len(set(of_all)) < len(of_all), "no class is in two tasks; choose another seed"
+    weight, bias, features = (torch.from_numpy(rng.normal(size=s)) for s in ((3, 5, 4), (3, 5), (3, 10, 4)))
+    targets = torch.from_numpy(np.stack([e.query_labels for e in episodes]))
+    network = GeneratedNetwork([], (weight, bias))
+    own, harder = [], []
+    for task, episode in enumerate(episodes):
+        for query, k in enumerate(episode.query_labels):
+            scores = {
+                (t, j): float(features[task, query] @ weight[t, j] + bias[t, j])
+                for t, other in enumerate(episodes)
+                for j in range(5)
+                if (t, j) == (task, k) or other.classes[j] != episode.classes[k]
+            }
+            partition = math.log(sum(math.exp(score) for score in scores.values()))
+            harder.append(partition - scores[task, k])
+            alone = math.log(sum(math.exp(scores[task, j]) for j in range(5)))
+            own.append(alone - scores[task, k])
+    for share in (0.0, 0.3, 1.0):
+        expected = (1 - share) * np.mean(own) + share * np.mean(harder)
+        assert float(_loss(network, features, targets, episodes, share)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_features_that_differ_between_tasks_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="across_tasks"):
+        replace(small.CONFIG, across_tasks=0.5)
 
 
 def test_the_learning_rate_warms_up_and_decays_to_zero() -> None:

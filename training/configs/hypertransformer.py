@@ -34,6 +34,10 @@ class Config:
     bf16: bool = False
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.across_tasks and self.model.writes_convs:
+            raise ValueError("tasks whose convolutions differ have no features in common to compare across_tasks")
+
 
 ONE_SHOT = EpisodeShape(n_way=20, n_shot=1, n_query=5)
 FIVE_SHOT = EpisodeShape(n_way=20, n_shot=5, n_query=5)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from time import perf_counter
 
@@ -68,6 +69,10 @@ class Batcher:
     def refuse_if_full(self, tenant: str, task_id: str) -> None:
         """Raise Busy where ``predict`` would for this task, before its images are read; it may still do so after."""
         self._line.refuse_if_full(tenant, task_id)
+
+    def reading(self, tenant: str, task_id: str) -> AbstractContextManager[None]:
+        """Around the reading of a request's images; raises as ``refuse_if_full``."""
+        return self._line.reading(tenant, task_id)
 
     async def predict(self, session: Session, images: Sequence[Given], top_k: int | None = None) -> Prediction:
         """Images, encoded or as pixels -> decisions in their order; the caller holds the session's lease meanwhile.

@@ -1,8 +1,9 @@
 """The shortest way for the most frequent request: one image as the body, for a task that is in memory.
 
 Such a request is answered by the protocol itself, without a coroutine, a framework or its layers, which together take
-longer than a small network (docs/decisions.md). Whatever is unusual about a request (its headers, where its task is,
-that it fails) is left to the application, which then sees it whole and as if for the first time.
+longer than a small network (docs/decisions.md); and so is a prediction that there is no room for, since under overload
+refusing is most of the work. Whatever is unusual about a request (its headers, where its task is, that it fails) is
+left to the application, which then sees it whole and as if for the first time.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ from time import perf_counter
 from typing import Any
 
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from models.errors import ClassmithError
+from models.errors import Busy, ClassmithError
 from service.api.auth import Caller
-from service.api.middleware.context import log
+from service.api.bodies import JSON
+from service.api.errors import refusal
+from service.api.middleware.context import log, record
 from service.api.predict import ADDRESS, encode
 from service.api.rate_limits import Headers
 from service.api.state import Served
 from service.connections import PatientProtocol
 from service.pieces import Prediction
-from service.telemetry import choose_request_id, server_timing
+from service.telemetry import choose_request_id, request_id, server_timing
 
 PATH = re.compile(ADDRESS.replace("{task_id}", "([0-9a-f]{32})"))
 UNUSUAL = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade", b"origin", b"traceparent"})
@@ -36,13 +40,17 @@ READ = {b"host": "host", b"authorization": "authorization", b"x-request-id": "x-
 
 @dataclass(frozen=True)
 class Call:
-    """A plain prediction, admitted by its head alone. ``limits``: the headers of the caller's rate limit."""
+    """A prediction as its head asks for it, by a caller who may. ``limits``: the headers of the caller's rate limit.
+
+    ``is_plain``: the body is one image, of a size within the limits.
+    """
 
     here: Served
     caller: Caller
     limits: Headers
     task_id: str
     request_id: str
+    is_plain: bool
     began_at: float
 
 
@@ -55,10 +63,19 @@ class DirectProtocol(PatientProtocol):
         self._awaited: tuple[Call, RequestResponseCycle] | None = None
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Where the server would call the application: do so, or wait for the body of a plain prediction."""
-        call = None if self.flow.write_paused else _plain_call(cycle.scope, self._state.served)
+        """Where the server would call the application: do so, or refuse, or wait for the body of a plain prediction."""
+        is_alone = not self.pipeline and not self.flow.write_paused  # so no answer leads to the next one's, and so on
+        call = _call(cycle.scope, self._state.served) if is_alone else None
         if call is None:
             super()._start_asgi_task(cycle, app)
+            return
+        try:
+            call.here.tasks.refuse_if_full(call.caller.tenant, call.task_id)
+        except Busy as error:
+            self._turn_away(call, cycle, error)
+            return
+        if not call.is_plain:
+            self._hand_over(call, cycle)
             return
         self._awaited = (call, cycle)
         if not cycle.more_body:  # it came while another was answered
@@ -85,33 +102,38 @@ class DirectProtocol(PatientProtocol):
 
     def _answer(self, call: Call, cycle: RequestResponseCycle, result: Prediction | BaseException) -> None:
         """Send a prediction; what failed is tried again by the application, which has the words for it."""
-        if not isinstance(result, Prediction):
+        if isinstance(result, Prediction):
+            timings = {"queue": result.queue_ms, "decode": result.decode_ms, "run": result.run_ms}
+            self._send(call, cycle, Response(encode(result), media_type=JSON), timings)
+        else:
             self._hand_over(call, cycle)
-            return
+
+    def _turn_away(self, call: Call, cycle: RequestResponseCycle, error: Busy) -> None:
+        """Send a refusal; a body that is still on its way is dropped as it arrives."""
+        token = request_id.set(call.request_id)
+        try:
+            self._send(call, cycle, refusal(cycle.scope["path"], error), {})
+        finally:
+            request_id.reset(token)
+
+    def _send(self, call: Call, cycle: RequestResponseCycle, response: Response, timings: Mapping[str, float]) -> None:
+        """Answer as the application would, header by header."""
+        total_s = perf_counter() - call.began_at
         if not self.transport.is_closing():
-            self.transport.write(self._written(call, cycle, result))
+            own = [
+                (b"x-request-id", call.request_id.encode()),
+                (b"server-timing", server_timing(**timings, total=total_s * 1e3).encode()),
+                (b"x-content-type-options", b"nosniff"),
+            ]
+            closing = [] if cycle.keep_alive else [(b"connection", b"close")]
+            headers = [*self.server_state.default_headers, *response.raw_headers, *call.limits, *own, *closing]
+            lines = [b"%s: %s\r\n" % header for header in headers]
+            self.transport.write(b"".join([STATUS_LINE[response.status_code], *lines, b"\r\n", response.body]))
             if not cycle.keep_alive:
                 self.transport.close()
-        seconds = perf_counter() - call.began_at
-        call.here.metrics.requests.labels(ADDRESS, "200").inc()
-        call.here.metrics.request_seconds.labels(ADDRESS).observe(seconds)
+        record(call.here.metrics, cycle.scope, ADDRESS, response.status_code, total_s)
         cycle.response_complete, cycle.body = True, bytearray()
         self.on_response_complete()
-
-    def _written(self, call: Call, cycle: RequestResponseCycle, prediction: Prediction) -> bytes:
-        """The answer as the application would give it."""
-        body, total_ms = encode(prediction), (perf_counter() - call.began_at) * 1e3
-        timing = server_timing(
-            queue=prediction.queue_ms, decode=prediction.decode_ms, run=prediction.run_ms, total=total_ms
-        )
-        lines = [b"HTTP/1.1 200 OK"]
-        lines += [name + b": " + value for name, value in self.server_state.default_headers]
-        lines += [b"content-length: %d" % len(body), b"content-type: application/json"]
-        lines += [name + b": " + value for name, value in call.limits]
-        lines += [b"x-request-id: " + call.request_id.encode(), b"server-timing: " + timing.encode()]
-        lines += [b"x-content-type-options: nosniff"]
-        lines += [] if cycle.keep_alive else [b"connection: close"]
-        return b"\r\n".join([*lines, b"", body])
 
     def _hand_over(self, call: Call, cycle: RequestResponseCycle) -> None:
         """Leave the request to the application, as if nothing had been done about it."""
@@ -119,7 +141,7 @@ class DirectProtocol(PatientProtocol):
         super()._start_asgi_task(cycle, self.app)
 
 
-def _plain_call(scope: Mapping[str, Any], here: Served | None) -> Call | None:
+def _call(scope: Mapping[str, Any], here: Served | None) -> Call | None:
     """The prediction a head asks for; None where there is anything about it that the application had better see."""
     began_at = perf_counter()
     if scope["method"] != "POST" or scope["query_string"] or (address := PATH.fullmatch(scope["path"])) is None:
@@ -129,25 +151,24 @@ def _plain_call(scope: Mapping[str, Any], here: Served | None) -> Call | None:
     headers = dict(scope["headers"])
     if len(headers) != len(scope["headers"]) or not UNUSUAL.isdisjoint(headers):
         return None
-    if not headers.get(b"content-type", b"").startswith(b"image/") or not _fits(headers, here):
+    length = headers.get(b"content-length", b"")
+    if not (length.isdigit() and len(length) < 20 and int(length) <= here.settings.max_request_bytes):
         return None
     sent = {text: headers[name].decode("latin-1") for name, text in READ.items() if name in headers}
-    task_id = address[1]
     try:
         caller = here.keyring.caller(sent)
-        here.tasks.refuse_if_full(caller.tenant, task_id)
     except ClassmithError:
         return None
     admission = here.rate_limits.take(caller)
     if admission.wait_s:
         return None
-    return Call(here, caller, admission.headers, task_id, choose_request_id(sent.get("x-request-id")), began_at)
+    is_image = headers.get(b"content-type", b"").startswith(b"image/")
+    is_plain = is_image and _is_within(here, int(length))
+    ident = choose_request_id(sent.get("x-request-id"))
+    return Call(here, caller, admission.headers, address[1], ident, is_plain, began_at)
 
 
-def _fits(headers: Mapping[bytes, bytes], here: Served) -> bool:
-    """Whether the body says how long it is, is not empty and within every limit."""
-    settings, length = here.settings, headers.get(b"content-length", b"")
-    most = min(settings.max_image_bytes, settings.max_request_bytes)
-    if settings.max_image_pixels > settings.max_request_pixels:
-        return False
-    return length.isdigit() and len(length) < 20 and 0 < int(length) <= most
+def _is_within(here: Served, n_bytes: int) -> bool:
+    """Whether one image of this size passes every limit that does not ask for its pixels."""
+    settings = here.settings
+    return 0 < n_bytes <= settings.max_image_bytes and settings.max_image_pixels <= settings.max_request_pixels

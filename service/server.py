@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,11 +38,15 @@ from service.worker import run_worker
 log = logging.getLogger(__name__)
 KEEP_ALIVE_S = 75
 """Idle connections are kept longer than the usual balancers keep theirs, so that none reuses one that is closing."""
+SWITCH_INTERVAL_S = 0.0005
+"""How long a busy thread keeps the interpreter from the others. A runner asks for it several times an image, so that at
+Python's 5 ms a loop that is busy with refusing leaves runners next to nothing (docs/decisions.md)."""
 
 
 def serve(settings: Settings) -> int:
     """Serve until told to stop; the exit status. Raises InvalidSettings where it cannot even begin."""
     configure_logging(settings.log_level)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     _check_state_dir(settings)
     metrics = Metrics()
     with _listen(settings) as listening, exported(os.environ, metrics, "classmith-api") as tracing:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TypeVar
@@ -109,6 +110,10 @@ class Tasks:
     def refuse_if_full(self, tenant: str, ident: str) -> None:
         """Raise Busy where too much waits for the task already: what a request sends need not be read then."""
         self.batcher.refuse_if_full(tenant, ident)
+
+    def reading(self, tenant: str, ident: str) -> AbstractContextManager[None]:
+        """Around the reading of a request's images; raises as ``refuse_if_full``."""
+        return self.batcher.reading(tenant, ident)
 
     async def predict(self, tenant: str, ident: str, images: Sequence[bytes], top_k: int | None) -> Prediction:
         """The classifier's decisions on encoded images, in their order; each depends on its own image alone."""

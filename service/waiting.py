@@ -8,13 +8,14 @@ another, then from other tenants' tasks of that network. Nothing waits for a bat
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 
 from models.errors import Busy, Unavailable
 from service.backpressure import jittered
-from service.costs import Costs
+from service.costs import LEARNING_RATE, Costs
 from service.pieces import Batch, Given, Piece, Request, TaskQueue, TenantQueue
 from service.sessions import Network, Session
 from service.telemetry import Metrics
@@ -44,6 +45,8 @@ class WaitingLine:
         self._changed = threading.Condition()
         self._tenants: OrderedDict[str, TenantQueue] = OrderedDict()
         self._backlog_s = 0.0
+        self._reading: Counter[tuple[str, str]] = Counter()
+        self._request_s = 0.0
         self._n_idle, self._taken_at = 0, 0.0
         self._closed = False
         self.costs = Costs(max_batch=max_batch, batch_s=batch_s)
@@ -68,17 +71,34 @@ class WaitingLine:
             self._task(session).pieces.extend(request.pieces)
             self._count(session, n, cost_s * n)
             self._backlog_s += cost_s * n
+            self._request_s += LEARNING_RATE * (cost_s * n - self._request_s)
             self._wake(min(len(request.pieces), self._n_useful() - (self._n_runners - self._n_idle)))
 
     def refuse_if_full(self, tenant: str, task_id: str) -> None:
         """Raise Busy where ``put`` would refuse one more image of a task that waits already: before any is read."""
-        if self.n_images < self._max_images and self._backlog_s <= self._deadline_s * self._n_runners:
+        coming_s = self._reading.total() * self._request_s
+        if self.n_images < self._max_images and self._backlog_s + coming_s <= self._deadline_s * self._n_runners:
             return
         with self._changed:
             queue = self._tenants.get(tenant) or TenantQueue()
             waiting = (session for tasks in queue.networks.values() for session in tasks if session.task_id == task_id)
             if session := next(waiting, None):
-                self._admit(session, 1)
+                self._admit(session, 1, own_s=self._reading[tenant, task_id] * self._request_s, coming_s=coming_s)
+
+    @contextmanager
+    def reading(self, tenant: str, task_id: str) -> Iterator[None]:
+        """Around the reading of a request's images, which counts as work to come; raises as ``refuse_if_full``.
+
+        Used from one thread.
+        """
+        self.refuse_if_full(tenant, task_id)
+        self._reading[tenant, task_id] += 1
+        try:
+            yield
+        finally:
+            self._reading[tenant, task_id] -= 1
+            if not self._reading[tenant, task_id]:
+                del self._reading[tenant, task_id]
 
     def nudge(self) -> bool:
         """Whether anything waits; wakes a runner for it where those awake have not come for it as soon as expected."""
@@ -138,8 +158,10 @@ class WaitingLine:
         self._n_idle -= n_runners
         self._changed.notify(n_runners)
 
-    def _admit(self, session: Session, n_images: int) -> None:
+    def _admit(self, session: Session, n_images: int, *, own_s: float = 0.0, coming_s: float = 0.0) -> None:
         """Refuse what would be too many, or wait too long: behind all that waits, or in turns with it if that is less.
+
+        ``coming_s``: what is being read is expected to take so long; of the same task, ``own_s``.
 
         In turns a task gets one share in as many as there are tenants times this tenant's tasks, whatever others queue.
         """
@@ -148,7 +170,8 @@ class WaitingLine:
         tenant = self._tenants.get(session.tenant) or TenantQueue()
         own = tenant.networks.get(session.network, OrderedDict()).get(session) or TaskQueue()
         n_shares = (len(self._tenants) + (not tenant.n_tasks)) * (tenant.n_tasks + (not own.pieces))
-        wait_s = min(self._backlog_s, n_shares * (own.cost_s + self._batch_s)) / self._n_runners
+        in_turns_s = n_shares * (own.cost_s + own_s + self._batch_s)
+        wait_s = min(self._backlog_s + coming_s, in_turns_s) / self._n_runners
         has_its_share = n_shares * (own.n_images + n_images) > self._max_images
         is_full = self.n_images > 0 and self.n_images + n_images > self._max_images and has_its_share
         if is_full or wait_s > self._deadline_s:

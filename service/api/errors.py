@@ -66,8 +66,13 @@ def status_of(error: errors.ClassmithError) -> tuple[int, str]:
 
 
 async def domain_problem(request: Request, error: Exception) -> Response:
-    """The problem document of a domain error."""
+    """The problem document of a domain error, when the framework meets one."""
     assert isinstance(error, errors.ClassmithError)
+    return refusal(request.scope["path"], error)
+
+
+def refusal(path: str, error: errors.ClassmithError) -> Response:
+    """The problem document of a domain error."""
     status, title = status_of(error)
     if status == 500:
         log.error("request failed", exc_info=error, extra={"error_type": type(error).__name__})
@@ -76,7 +81,7 @@ async def domain_problem(request: Request, error: Exception) -> Response:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, errors.Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="classmith"'
-    return problem(request, status, title, error.message, where=[(error.where, error.message)], headers=headers)
+    return problem(path, status, title, error.message, where=[(error.where, error.message)], headers=headers)
 
 
 async def framework_problem(request: Request, error: Exception) -> Response:
@@ -87,7 +92,7 @@ async def framework_problem(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(sorted(_methods_at(request)))
-    return problem(request, error.status_code, title, detail, headers=headers)
+    return problem(request.scope["path"], error.status_code, title, detail, headers=headers)
 
 
 async def validation_problem(request: Request, error: Exception) -> Response:
@@ -95,7 +100,7 @@ async def validation_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     located = [(path_of(tuple(e["loc"])[1:]), str(e["msg"])) for e in error.errors()]
     detail = "; ".join(f"{where}: {message}" for where, message in located)
-    return problem(request, 400, "Malformed request", f"{detail}.", where=located)
+    return problem(request.scope["path"], 400, "Malformed request", f"{detail}.", where=located)
 
 
 async def nobody_there(request: Request, error: Exception) -> Response:
@@ -106,11 +111,11 @@ async def nobody_there(request: Request, error: Exception) -> Response:
 async def unexpected_problem(request: Request, error: Exception) -> Response:
     """A fault of ours: nothing of it goes to the client but the id under which it is logged (by the server)."""
     detail = "Something went wrong in the service; the log has it under this request_id. Trying again may help."
-    return problem(request, 500, "Internal error", detail)
+    return problem(request.scope["path"], 500, "Internal error", detail)
 
 
 def problem(
-    request: Request,
+    path: str,
     status: int,
     title: str,
     detail: str,
@@ -119,14 +124,14 @@ def problem(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """An RFC 9457 response; below ``/v2`` one of the Open Inference Protocol."""
-    if OPEN_INFERENCE.match(request.scope["path"]):
+    if OPEN_INFERENCE.match(path):
         return _open_inference_error(status, detail, where or [], headers)
     body: dict[str, object] = {
         "type": f"urn:classmith:problem:{title.lower().replace(' ', '-')}",
         "title": title,
         "status": status,
         "detail": detail,
-        "instance": request.scope["path"],
+        "instance": path,
         "request_id": request_id.get(),
     }
     located = [{"where": place, "detail": message} for place, message in where or () if place]

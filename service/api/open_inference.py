@@ -98,10 +98,10 @@ async def infer(request: Request) -> Response:
     if len(lengths) > 1:
         raise InvalidRequest("It is given twice.", where=HEADER_LENGTH)
     length, model = lengths[0] if lengths else None, request.path_params["model"]
-    here.tasks.refuse_if_full(tenant, model)
-    asked = await bodies.read_json(request, lambda body: decode(body, length, here.settings))
-    wanted = _wanted(asked.header)
-    await bodies.check_pixels([image for image in asked.images if isinstance(image, bytes)], here.settings)
+    with here.tasks.reading(tenant, model):
+        asked = await bodies.read_json(request, lambda body: decode(body, length, here.settings))
+        wanted = _wanted(asked.header)
+        await bodies.check_pixels([image for image in asked.images if isinstance(image, bytes)], here.settings)
     prediction, classes = await here.tasks.infer(tenant, model, asked.images)
     add_timings(request.scope, queue=prediction.queue_ms, decode=prediction.decode_ms, run=prediction.run_ms)
     answer = {"model_name": model, "model_version": VERSION} | ({"id": asked.header.id} if asked.header.id else {})

@@ -27,9 +27,9 @@ async def predict(request: Request) -> Response:
     """Classify images: one as the body itself, or several as multipart files or base64 in JSON."""
     here, tenant = served(request)
     task_id, top_k = request.path_params["task_id"], _top_k(request)
-    here.tasks.refuse_if_full(tenant, task_id)
-    images = await encoded_images(request, here.settings)
-    await bodies.check_pixels(images, here.settings)
+    with here.tasks.reading(tenant, task_id):
+        images = await encoded_images(request, here.settings)
+        await bodies.check_pixels(images, here.settings)
     prediction = await here.tasks.predict(tenant, task_id, images, top_k)
     add_timings(request.scope, queue=prediction.queue_ms, decode=prediction.decode_ms, run=prediction.run_ms)
     return Response(encode(prediction), media_type=bodies.JSON)

@@ -1,7 +1,8 @@
 """The embedded bundle store: one file a bundle in one folder, which several processes of a machine may share.
 
-Bundles are a cache, so any file may be deleted at any time. Each appears whole or not at all: temporary file, fsync,
-rename.
+Bundles are a cache, so any file may be deleted at any time. Each appears whole or not at all to other processes
+(temporary file, rename). After a power cut one may be empty; its checksum says so, and it is made again, so that no
+creation waits for the disk.
 """
 
 from __future__ import annotations
@@ -91,8 +92,6 @@ def _write_whole(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
         _touch(Path(name))
         os.replace(name, path)
     except BaseException:

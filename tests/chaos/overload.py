@@ -26,8 +26,8 @@ from tests.e2e.processes import Service, serve
 from tests.service import centroids
 
 JSON = "application/json"
-N_IMAGES = 100
-N_STEADY, N_MANY = 8, 250
+N_IMAGES = 250
+N_STEADY, N_MANY = 8, 500
 DEADLINE_S = 2.0
 TASK_SEED = 1
 

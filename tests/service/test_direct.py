@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 import time
 from typing import Any
 
 import pytest
 
+from models.errors import Busy
 from service.api import predict
 from service.demo_alphabet import drawing
 from service.direct import UNUSUAL
@@ -17,7 +19,7 @@ from service.settings import Grant, Settings
 from tests.service import centroids
 from tests.service.live import Live, live
 from tests.service.processes import until
-from tests.service.test_security_http import connection, exchange, statuses
+from tests.service.test_security_http import connection, exchange, statuses, until_closed
 
 IMAGE = drawing(3, 0)
 OWN = {b"date", b"x-request-id", b"server-timing"}
@@ -203,7 +205,7 @@ def test_requests_sent_at_once_are_answered_in_their_order(service: Live, addres
         found = answers(opened, len(sent))
     assert [body for _, body in found] == alone
     assert len(set(alone)) == len(alone)
-    assert seen == [images[2]]
+    assert seen == images[1:-1]  # those with others behind them, too
 
 
 def test_a_connection_is_closed_where_the_client_asks_for_it(service: Live, address: str, seen: list[bytes]) -> None:
@@ -241,6 +243,49 @@ def test_a_rate_limit_counts_each_request_once(settings: Settings) -> None:
     assert [statuses(answer)[0] for answer in found] == [200, 400, 200, 200, 200, 429]
     left = [int(re.search(rb"r=(\d+);t=", answer)[1]) for answer in found]  # type: ignore[index]
     assert left == [4, 3, 2, 1, 0, 0]
+
+
+def test_without_room_the_refusal_is_the_applications_too(service: Live, address: str, seen: list[bytes]) -> None:
+    def full(tenant: str, task_id: str) -> None:
+        raise Busy("7 images are waiting already; send this request again later.", retry_after_s=2.5)
+
+    sent = {"x-request-id": "mine"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service.served.tasks.batcher._line, "refuse_if_full", full)
+        own = ask(service, address, IMAGE, **sent)
+        as_json = ask(service, address, b'{"images": ["', **{**sent, "content-type": "application/json"})
+        others = ask(service, address, IMAGE, **sent, origin="http://localhost")
+        with connection(service) as opened:
+            opened.sendall(head(address, 1_000_000))
+            opened.sendall(bytes(1_000_000))  # is read and dropped, and the next request heard
+            opened.sendall(head(address, connection="close") + IMAGE)
+            assert statuses(until_closed(opened)) == [429, 429]
+    assert seen == []
+    assert statuses(own) == [429]
+    assert b"\r\nretry-after: 3\r\n" in own
+
+    def stripped(answer: bytes) -> list[bytes]:
+        return [
+            line for line in answer.split(b"\r\n") if line.partition(b":")[0].lower() not in OWN - {b"x-request-id"}
+        ]
+
+    assert stripped(own) == stripped(others) == stripped(as_json)
+
+
+def test_many_refused_at_once_are_each_told_so(service: Live, address: str) -> None:
+    n = 3_000
+
+    def full(tenant: str, task_id: str) -> None:
+        raise Busy("7 images are waiting already; send this request again later.", retry_after_s=2.5)
+
+    with pytest.MonkeyPatch.context() as patch, connection(service) as opened:
+        patch.setattr(service.served.tasks.batcher._line, "refuse_if_full", full)
+        sending = threading.Thread(
+            target=opened.sendall, args=(head(address, 0) * n + head(address, 0, connection="close"),)
+        )
+        sending.start()
+        assert statuses(until_closed(opened)) == [429] * (n + 1)
+        sending.join()
 
 
 def test_keys_are_asked_for(settings: Settings) -> None:

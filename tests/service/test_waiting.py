@@ -198,6 +198,19 @@ def test_the_wait_of_a_task_is_that_of_its_turns(make):
     assert line.sample("deadline") == 1
 
 
+def test_what_is_being_read_counts_as_coming(make):
+    line = make(image_s=0.1, deadline_s=1.0)
+    line.put("ann", "a", n_images=6)  # learns that a request is some work, of which 0.6 s wait
+    line.line._request_s = 0.6
+    with line.line.reading("ann", "a"):
+        with pytest.raises(Busy), line.line.reading("ann", "a"):
+            raise AssertionError("it is refused before the block")
+        line.line.refuse_if_full("ann", "b")  # has its own turns, and nothing waiting
+    line.line.refuse_if_full("ann", "a")  # what was read is counted no longer
+    line.take_all()
+    assert not line.line._reading
+
+
 def test_what_has_waited_past_the_deadline_is_refused_and_not_run(make):
     line = make(deadline_s=30.0)
     late, in_time = line.put("t", "a", times=2)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from time import perf_counter
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -60,17 +62,18 @@ class RequestContext:
             try:
                 await self.app(scope, receive, send_with_headers)
             finally:
-                self._record(scope, status, perf_counter() - start)
+                record(self.metrics, scope, _endpoint(scope), status, perf_counter() - start)
                 _describe(span, scope, status, ident)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        endpoint = _endpoint(scope)
-        self.metrics.requests.labels(endpoint, str(status)).inc()
-        self.metrics.request_seconds.labels(endpoint).observe(seconds)
-        level = logging.DEBUG if endpoint in UNLOGGED and status == 200 else logging.INFO
-        if log.isEnabledFor(level):
-            fields = {"method": scope["method"], "path": scope["path"], "endpoint": endpoint, "status": status}
-            log.log(level, "request", extra={**fields, "duration_ms": round(seconds * 1e3, 2)})
+
+def record(metrics: Metrics, scope: Mapping[str, Any], endpoint: str, status: int, seconds: float) -> None:
+    """Count an answered request, and log it."""
+    metrics.requests.labels(endpoint, str(status)).inc()
+    metrics.request_seconds.labels(endpoint).observe(seconds)
+    level = logging.DEBUG if endpoint in UNLOGGED and status == 200 else logging.INFO
+    if log.isEnabledFor(level):
+        fields = {"method": scope["method"], "path": scope["path"], "endpoint": endpoint, "status": status}
+        log.log(level, "request", extra={**fields, "duration_ms": round(seconds * 1e3, 2)})
 
 
 def add_timings(scope: Scope, **durations_ms: float) -> None:

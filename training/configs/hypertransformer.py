@@ -31,6 +31,8 @@ class Config:
     """Strength of the random distortions; small networks underfit, and want less."""
     across_tasks: float = 0.0
     """Share of a loss among the classes of all tasks of a step, where tasks share their convolutions."""
+    turned: bool = False
+    """Whether a class turned by 90, 180 or 270 degrees is a further class to learn from (Liu et al., 2020)."""
     bf16: bool = False
     seed: int = 0
 
@@ -119,8 +121,9 @@ def cifar_fs() -> Config:
     )
     validation = EpisodeShape(5, 1, 10)
     return Config(
-        model, "cifar-fs", shapes, validation, 2500, images_per_step=800, across_tasks=ACROSS_TASKS, bf16=True
-    )
+        model, "cifar-fs", shapes, validation, 2500, images_per_step=800, across_tasks=ACROSS_TASKS, turned=True,
+        bf16=True,
+    )  # fmt: skip
 
 
 CONFIGS: dict[str, Callable[[], Config]] = {

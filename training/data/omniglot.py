@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from models.preprocess import PreprocessSpec
-from training.data.folders import DataError, ImageSet, data_root, join, read_images
+from training.data.folders import DataError, ImageSet, data_root, read_images, with_rotations
 
 NAME = "omniglot"
 SPEC = PreprocessSpec(size=28, channels=1, fit="pad", invert_dark=True)
@@ -26,17 +24,6 @@ def load(part: str, spec: PreprocessSpec = SPEC) -> ImageSet:
     if part == "all":
         return images
     return with_rotations(images.where(lambda _, group: group not in held_out))
-
-
-def with_rotations(images: ImageSet) -> ImageSet:
-    """Each class four times, as the class of its images turned by 0, 90, 180 and 270 degrees."""
-
-    def turned(quarter: int) -> ImageSet:
-        names = tuple(f"{name}@{90 * quarter}" for name in images.class_names)
-        groups = tuple(f"{group}@{90 * quarter}" for group in images.groups)
-        return ImageSet(np.rot90(images.pixels, quarter, axes=(1, 2)), images.labels, names, groups)
-
-    return join(turned(quarter) for quarter in range(4))
 
 
 def source() -> Path:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from models.methods.hypertransformer import GeneratedNetwork, HyperTransformer, HyperTransformerConfig
 from training import augment, checkpoint, run_log
 from training.configs.hypertransformer import Config
-from training.data.folders import ImageSet
+from training.data.folders import ImageSet, with_rotations
 from training.episodes import Episode, EpisodeShape, sample
 from training.runtime import Runtime
 from training.schedule import learning_rate
@@ -49,6 +49,7 @@ def fit(
     validation accuracies are appended to ``run/log.jsonl``.
     """
     torch.manual_seed(config.seed)
+    classes = with_rotations(train) if config.turned else train
     model = HyperTransformer(config.model).to(runtime.device)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)
     path, first = run / "checkpoint.safetensors", 0
@@ -60,7 +61,7 @@ def fit(
     )
     saved, smoothed, accuracy = time.monotonic(), math.nan, math.nan
     for step in progress:
-        loss = _train_step(config, model, optimizer, train, runtime, step)
+        loss = _train_step(config, model, optimizer, classes, runtime, step)
         smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
         done = step + 1
         if runtime.is_main and (done % validate_every == 0 or done == config.n_steps):

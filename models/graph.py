@@ -19,12 +19,15 @@ INPUT, LOGITS, FEATURES, PROBABILITIES = "pixels", "logits", "features", "probab
 
 
 def skeleton_for(skeleton: bytes, manifest: Manifest, n_classes: int) -> bytes:
-    """The skeleton with its external weights shaped for ``n_classes``."""
+    """The skeleton with its external weights, and what it says of its logits, for ``n_classes``."""
     model = onnx.load_model_from_string(skeleton)
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
             del tensor.dims[:]
             tensor.dims.extend(manifest.tensors[tensor.name].shape_for(n_classes))
+    for output in model.graph.output:
+        if output.name == LOGITS:
+            output.type.tensor_type.shape.dim[-1].dim_value = n_classes
     data: bytes = model.SerializeToString()
     return data
 

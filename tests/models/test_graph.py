@@ -61,7 +61,7 @@ def test_a_self_contained_model_says_how_to_use_it(exported: MetaModel) -> None:
     assert float(about["abstain_below"]) == 0.4
     assert (about["meta_model"], about["meta_model_digest"]) == (exported.name, exported.digest)
     assert [o.name for o in session.get_outputs()] == [PROBABILITIES, LOGITS, FEATURES]
-    assert session.get_outputs()[0].shape == ["n_images", 3]
+    assert [o.shape[-1] for o in session.get_outputs()[:2]] == [3, 3]  # or ONNX Runtime warns at every run
     (pixels,) = session.get_inputs()
     assert (pixels.name, pixels.type, pixels.shape[1:]) == (INPUT, "tensor(uint8)", [28, 28, 1])
 

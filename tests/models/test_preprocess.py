@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
 from models.errors import BrokenImage, ClassmithError, TooLarge, UnsupportedMedia
-from models.preprocess import PreprocessSpec, decode, to_pixels
+from models.preprocess import PreprocessSpec, claimed_pixels, decode, to_pixels
 from service.demo_alphabet import drawing
 from tests.service.centroids import photograph
 
@@ -388,3 +388,16 @@ def test_a_format_is_told_by_its_bytes_not_by_its_first_words() -> None:
     np.testing.assert_array_equal(to_pixels(hidden, COLOUR), to_pixels(data, COLOUR))
     with pytest.raises(BrokenImage):
         to_pixels(b"\x89PNG\r\n\x1a\n" + data, COLOUR)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_pixels_are_claimed_by_the_header(format: str) -> None:
+    data = encoded(Image.new("RGB", (70, 30)), format)
+    assert claimed_pixels(data) == 2100
+    assert claimed_pixels(data[:60]) in (0, 2100)  # where the header itself is cut, decoding says so
+    assert claimed_pixels(data[:20]) == 0
+    assert claimed_pixels(b"") == 0
+
+
+def test_a_png_may_claim_what_pillow_would_not_open() -> None:
+    assert claimed_pixels(png(2**31 - 1, 2**31 - 1)) == (2**31 - 1) ** 2

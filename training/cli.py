@@ -127,6 +127,12 @@ def _add_evaluate(commands: Commands) -> None:
         metavar="N",
         help="also fine-tune the base on the images of the first N episodes of each column: seconds a task",
     )
+    evaluate.add_argument(
+        "--every-image",
+        action="store_true",
+        help="instead: one task of all classes by their words alone, every image asked about, mean of the classes' "
+        "accuracies, as zero-shot papers have it; of the test classes of its data set, or of --images",
+    )
     evaluate.add_argument("--out", type=Path, help="write the JSON here too")
     evaluate.set_defaults(run_command=_evaluate)
 
@@ -276,9 +282,12 @@ def _export_encoder(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from models import metamodel
-    from training.columns import evaluate_images, evaluate_standard
+    from training.columns import evaluate_every_image, evaluate_images, evaluate_standard
 
     meta_model = metamodel.load(arguments.meta_model)
+    if arguments.every_image:
+        _print(evaluate_every_image(meta_model, arguments.images, seed=arguments.seed), arguments.out)
+        return
     if arguments.images is None:
         evaluate_standard(
             meta_model, n_episodes=arguments.episodes, seed=arguments.seed, n_fine_tuned=arguments.fine_tuning
@@ -295,9 +304,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         n_fine_tuned=arguments.fine_tuning,
     )
-    text = json.dumps(column, indent=1)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    _print(column, arguments.out)
+
+
+def _print(found: Mapping[str, object], out: Path | None) -> None:
+    text = json.dumps(found, indent=1)
+    if out:
+        out.write_text(text + "\n")
     print(text)
 
 

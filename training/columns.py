@@ -51,12 +51,7 @@ def evaluate_standard(
     was trained on a user's own images, or does not say on which, or there is nothing to fine-tune.
     """
     _refuse_fine_tuning(meta_model, n_fine_tuned)
-    path = meta_model.folder / "evaluation.json"
-    if not path.is_file():
-        raise DataError(f"{path} is missing; export the meta-model again, or give --images.")
-    evaluation: dict[str, Any] = json.loads(path.read_text())
-    if evaluation["training"].get("own_images"):
-        raise DataError(f"{meta_model.name} was trained on your own images; evaluate it on others with --images.")
+    evaluation = _trained_on(meta_model)
     dataset = DATASETS[evaluation["training"]["config"]["dataset"]]
     images = dataset.load("validation", size=meta_model.manifest.preprocess.size)
     evaluation["command"] = f"training evaluate models/zoo/{meta_model.name} --episodes {n_episodes} --seed {seed}"
@@ -73,7 +68,7 @@ def evaluate_standard(
             evaluate(meta_model, images, shape, n_episodes=n_episodes, seed=seed, within_group=within)
             for shape, within in STANDARD[dataset.name]
         ]
-    write_text(path, json.dumps(evaluation, indent=1) + "\n")
+    write_text(meta_model.folder / "evaluation.json", json.dumps(evaluation, indent=1) + "\n")
     write_card(meta_model)
     return evaluation
 
@@ -122,6 +117,40 @@ def evaluate_images(
         texts = descriptions.read_descriptions(descriptions.beside(source))
         return _described(meta_model, images, texts, shape, n_episodes=n_episodes, seed=seed, n_fine_tuned=n_fine_tuned)
     return evaluate(meta_model, images, shape, n_episodes=n_episodes, seed=seed, within_group=within_group)
+
+
+def evaluate_every_image(meta_model: MetaModel, source: Path | None = None, *, seed: int = 0) -> dict[str, Any]:
+    """The papers' zero-shot protocol on the test classes of its data set, or on any class-by-folder images.
+
+    Raises DataError where the meta-model reads no words, there are no test classes, or more than it tells apart.
+    """
+    manifest = meta_model.manifest
+    if not manifest.accepts_descriptions:
+        raise DataError(f"{meta_model.name} reads images alone; evaluate it without --every-image.")
+    if source is None:
+        dataset = DATASETS[str(_trained_on(meta_model)["training"]["config"]["dataset"])]
+        images = dataset.load("test", size=manifest.preprocess.size)
+        texts = descriptions.of_dataset(dataset.name)
+    else:
+        images = read_images(source, manifest.preprocess)
+        texts = descriptions.read_descriptions(descriptions.beside(source))
+    if images.n_classes > manifest.max_classes:
+        found = (
+            f"These are {images.n_classes} classes, and {meta_model.name} tells {manifest.max_classes} apart at most"
+        )
+        raise DataError(f"{found}; give it fewer with --images.")
+    return described_tasks.every_image(meta_model, images, texts, seed=seed)
+
+
+def _trained_on(meta_model: MetaModel) -> dict[str, Any]:
+    """What evaluation.json says; raises DataError where it is of a user's own images, or missing."""
+    path = meta_model.folder / "evaluation.json"
+    if not path.is_file():
+        raise DataError(f"{path} is missing; export the meta-model again, or give --images.")
+    evaluation: dict[str, Any] = json.loads(path.read_text())
+    if evaluation["training"].get("own_images"):
+        raise DataError(f"{meta_model.name} was trained on your own images; evaluate it on others with --images.")
+    return evaluation
 
 
 def _described(

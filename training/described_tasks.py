@@ -30,7 +30,7 @@ from training.data.folders import ImageSet
 from training.episodes import Episode, EpisodeShape, sample, shrink
 from training.evaluate import column
 
-N_AGNOSTIC, N_UNKNOWN = 30, 10
+N_AGNOSTIC, N_UNKNOWN, N_DRAWINGS = 30, 10, 3
 WEIGHTS = (0.3, 0.5, 0.7)
 """Of words in the plain sum of two classifiers; the best of them is reported, which favours the sum."""
 CALIBRATION = (EpisodeShape(10, 0, 3), EpisodeShape(5, 0, 5), EpisodeShape(5, 1, 5), EpisodeShape(5, 5, 5))
@@ -52,6 +52,10 @@ class Words:
             return name, ""
         drawn = draw_document(texts, rng, p_name=float(self.named))
         return name, drawn.removeprefix(f"{texts.name}. ")[:2000]
+
+
+GIVEN = {"generated": Words(), "names_alone": Words(described=False), "names_withheld": Words(named=False)}
+NOTHING = np.zeros(0, np.int64)
 
 
 class Subject:
@@ -168,6 +172,38 @@ def evaluate(
     }
 
 
+def every_image(
+    meta_model: MetaModel, images: ImageSet, texts: Mapping[str, ClassTexts], *, seed: int = 0, progress: bool = True
+) -> dict[str, Any]:
+    """The papers' protocol of zero-shot learning: one task of all classes, by words alone, and every image asked about.
+
+    Figures are means of the classes' accuracies (N3, equation 7), over N_DRAWINGS random documents of each class.
+    """
+    subject, everything = Subject(meta_model, images, texts), np.arange(len(images.labels))
+    task = Episode(np.arange(images.n_classes), NOTHING, NOTHING, NOTHING, everything, images.labels)
+    scores: dict[str, list[float]] = {}
+    for number in tqdm(range(N_DRAWINGS), disable=not progress, desc=meta_model.name):
+        rng = np.random.default_rng([seed, number])
+        for name, words in GIVEN.items():
+            network = subject.network(subject.write(_specs(subject, task, words, rng)))
+            logits = np.concatenate([network(everything[i : i + 64]) for i in range(0, len(everything), 64)])
+            found = metrics.per_class_accuracy(logits.argmax(-1), images.labels, images.n_classes)
+            scores.setdefault(name, []).append(found)
+    return {
+        "meta_model": meta_model.name,
+        "meta_model_digest": meta_model.digest,
+        "given": "words",
+        "protocol": "every image of every class",
+        "n_drawings": N_DRAWINGS,
+        "seed": seed,
+        "data_digest": images.digest,
+        "n_classes": images.n_classes,
+        "n_images": len(everything),
+        "per_class_accuracy": {name: metrics.figure(values) for name, values in scores.items()},
+        "chance": round(100 / images.n_classes, 2),
+    }
+
+
 def calibrate(
     meta_model: MetaModel, images: ImageSet, texts: Mapping[str, ClassTexts], *, n_episodes: int = 60, seed: int = 1
 ) -> tuple[float, float]:
@@ -209,7 +245,8 @@ def _answer(
         found["task_agnostic_layers"] = subject.network(subject.agnostic_layers(written))(query)
     found["shuffled"] = subject.head(subject.write([specs[k] for k in rng.permutation(len(specs))]), query)
     found["random_text"] = subject.head(subject.write(_without_sense(specs, subject, rng)), query)
-    for name, words in (("names_alone", Words(described=False)), ("names_withheld", Words(named=False))):
+    for name in ("names_alone", "names_withheld"):
+        words = GIVEN[name]
         found[name] = subject.head(subject.write(_specs(subject, episode, words, rng)), query)
     predictions = {}
     if len(episode.support):

@@ -11,16 +11,30 @@ DATASETS: dict[str, Dataset] = {
     "tiny-imagenet": Dataset(
         "tiny-imagenet", "photographs", tiny_imagenet.SPEC, tiny_imagenet.load, tiny_imagenet.download
     ),
-    "cub": Dataset("cub", "photographs", cub.SPEC, cub.load, cub.download),
-    "cub-ps": Dataset("cub-ps", "photographs", cub.SPEC, partial(cub.load, split="proposed"), cub.download),
-    "awa2": Dataset("awa2", "photographs", awa2.SPEC, awa2.load, awa2.download),
-    "awa2-ps": Dataset("awa2-ps", "photographs", awa2.SPEC, partial(awa2.load, split="proposed"), awa2.download),
-    "nabirds": Dataset("nabirds", "photographs", nabirds.SPEC, nabirds.load, nabirds.download),
+    "cub": Dataset("cub", "photographs", cub.SPEC, cub.load, cub.download, is_zero_shot=True),
+    "cub-ps": Dataset(
+        "cub-ps", "photographs", cub.SPEC, partial(cub.load, split="proposed"), cub.download, is_zero_shot=True
+    ),
+    "awa2": Dataset("awa2", "photographs", awa2.SPEC, awa2.load, awa2.download, is_zero_shot=True),
+    "awa2-ps": Dataset(
+        "awa2-ps", "photographs", awa2.SPEC, partial(awa2.load, split="proposed"), awa2.download, is_zero_shot=True
+    ),
+    "nabirds": Dataset("nabirds", "photographs", nabirds.SPEC, nabirds.load, nabirds.download, is_zero_shot=True),
     "nabirds-ps": Dataset(
-        "nabirds-ps", "photographs", nabirds.SPEC, partial(nabirds.load, split="proposed"), nabirds.download
+        "nabirds-ps",
+        "photographs",
+        nabirds.SPEC,
+        partial(nabirds.load, split="proposed"),
+        nabirds.download,
+        is_zero_shot=True,
     ),
     "flowers-species": Dataset(
-        "flowers-species", "photographs", flowers_species.SPEC, flowers_species.load, flowers_species.download
+        "flowers-species",
+        "photographs",
+        flowers_species.SPEC,
+        flowers_species.load,
+        flowers_species.download,
+        is_zero_shot=True,
     ),
     "flowers-species-ps": Dataset(
         "flowers-species-ps",
@@ -28,6 +42,7 @@ DATASETS: dict[str, Dataset] = {
         flowers_species.SPEC,
         partial(flowers_species.load, split="proposed"),
         flowers_species.download,
+        is_zero_shot=True,
     ),
 }
 """``-ps``: the proposed split of a zero-shot data set, whose test classes are not in ImageNet-1K."""

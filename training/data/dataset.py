@@ -15,16 +15,22 @@ MIN_CLASSES = 7
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set: its domain, how its images are preprocessed, and how its parts are read and fetched."""
+    """A named data set: its domain, how its images are preprocessed, and how its parts are read and fetched.
+
+    ``is_zero_shot``: its classes are also split into ones that are tested, once, at the end.
+    """
 
     name: str
     domain: Domain
     spec: PreprocessSpec
     read: Callable[[str, PreprocessSpec], ImageSet]
     download: Callable[[Path], Path]
+    is_zero_shot: bool = False
 
     def load(self, part: str, *, size: int | None = None) -> ImageSet:
-        """One part, its images ``size`` pixels wide (None: the data set's own size)."""
+        """One part, its images ``size`` pixels wide (None: the data set's own size); raises DataError without one."""
+        if part == "test" and not self.is_zero_shot:
+            raise DataError(f"{self.name} has no test classes here; give images with --images.")
         return self.read(part, self._spec(size))
 
     def split(self, images: Path | None = None, *, size: int | None = None) -> tuple[ImageSet, ImageSet]:

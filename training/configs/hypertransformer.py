@@ -121,14 +121,14 @@ def cifar_fs() -> Config:
     )
     validation = EpisodeShape(5, 1, 10)
     return Config(
-        model, "cifar-fs", shapes, validation, 2500, images_per_step=800, across_tasks=ACROSS_TASKS, turned=True,
+        model, "cifar-fs", shapes, validation, 2000, images_per_step=800, across_tasks=ACROSS_TASKS, turned=True,
         bf16=True,
     )  # fmt: skip
 
 
 CONFIGS: dict[str, Callable[[], Config]] = {
     "omniglot-4": lambda: omniglot(4, n_steps=4000),
-    "omniglot-8": lambda: replace(omniglot(8, n_steps=5000), augmentation=0.5),
+    "omniglot-8": lambda: omniglot(8, n_steps=3500),
     "omniglot-16": lambda: omniglot(16, n_steps=4000),
     "omniglot-32": lambda: omniglot(32, n_steps=3000),
     "omniglot-64": omniglot_64,

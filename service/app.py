@@ -34,6 +34,7 @@ from service.ports import Generation, TaskRecord, TaskStore
 from service.requests import Specifier
 from service.session_cache import SessionCache
 from service.settings import Settings
+from service.siblings import Siblings
 from service.storage import open_storage
 from service.tasks import Tasks
 from service.telemetry import Metrics, release
@@ -46,7 +47,12 @@ NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fal
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, metrics: Metrics | None = None, tracing: Tracing = NO_TRACING) -> FastAPI:
+def create_app(
+    settings: Settings,
+    metrics: Metrics | None = None,
+    tracing: Tracing = NO_TRACING,
+    siblings: Siblings | None = None,
+) -> FastAPI:
     """The application; raises InvalidSettings where the API keys cannot be read."""
     keyring, metrics = Keyring(settings.keys()), metrics or Metrics()
     limits = RateLimits(settings.rate_per_s, settings.rate_burst)
@@ -55,7 +61,11 @@ def create_app(settings: Settings, metrics: Metrics | None = None, tracing: Trac
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             tasks = await _build(stack, settings, metrics, tracing)
-            app.state.served = Served(settings, tasks, keyring, metrics, limits, is_traced=tracing is not NO_TRACING)
+            if siblings:
+                await stack.enter_async_context(siblings.answering(metrics))
+            app.state.served = Served(
+                settings, tasks, keyring, metrics, limits, siblings, is_traced=tracing is not NO_TRACING
+            )
             stack.callback(app.state.served.stopping.set)
             yield
         app.state.served = None

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -27,11 +27,13 @@ from service.connections import Limits, most_connections, notice_dead_peers, swe
 from service.direct import DirectProtocol
 from service.otel import exported
 from service.settings import InvalidSettings, Settings
+from service.siblings import Siblings
 from service.storage import MeasuredGenerator
 from service.stores.redis import RedisTaskStore
 from service.stores.redis_bundles import RedisBundleStore
 from service.stores.redis_client import connect
 from service.stores.sqlite_schema import KEYS_FILE, TASKS_FILE, check
+from service.supervisor import Supervisor
 from service.telemetry import Metrics, configure_logging
 from service.worker import run_worker
 
@@ -46,16 +48,40 @@ Python's 5 ms a loop that is busy with refusing leaves runners next to nothing (
 def serve(settings: Settings) -> int:
     """Serve until told to stop; the exit status. Raises InvalidSettings where it cannot even begin."""
     configure_logging(settings.log_level)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    settings.keys()
     _check_state_dir(settings)
+    with _listen(settings) as listening:
+        announce = partial(
+            print, f"Classmith listens on http://{_address(listening)} (documentation: /docs)", flush=True
+        )
+        if settings.processes == 1:
+            return serve_on(settings, listening, None, announce)
+        return Supervisor(partial(serve_on, settings), settings.processes, listening).run(announce)
+
+
+def serve_on(
+    settings: Settings, listening: socket.socket, siblings: Siblings | None, on_started: Callable[[], None]
+) -> int:
+    """Serve as one process, which calls ``on_started`` once it answers; the exit status."""
+    if siblings:
+        configure_logging(settings.log_level)
+        settings = _share_of(settings)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     metrics = Metrics()
-    with _listen(settings) as listening, exported(os.environ, metrics, "classmith-api") as tracing:
-        server = _server(settings, create_app(settings, metrics, tracing))
+    with exported(os.environ, metrics, "classmith-api") as tracing:
+        server = _server(settings, create_app(settings, metrics, tracing, siblings), on_started)
         server.run(sockets=[listening])
     return 0 if server.started else 1
 
 
-def _server(settings: Settings, app: FastAPI) -> _Server:
+def _share_of(settings: Settings) -> Settings:
+    """What one of several processes may use: its part of the threads, where nobody said how many."""
+    if "n_runners" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"n_runners": max(1, settings.n_runners // settings.processes)})
+
+
+def _server(settings: Settings, app: FastAPI, on_started: Callable[[], None]) -> _Server:
     most = most_connections(settings.max_connections)
     limits = Limits(most, body_s=settings.body_s, stall_s=KEEP_ALIVE_S)
     config = uvicorn.Config(
@@ -70,7 +96,7 @@ def _server(settings: Settings, app: FastAPI) -> _Server:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_s)),
     )
-    return _Server(config, app, drain_s=settings.drain_s)
+    return _Server(config, app, on_started, drain_s=settings.drain_s)
 
 
 def work(settings: Settings) -> int:
@@ -121,9 +147,9 @@ def _metrics_given(settings: Settings, metrics: Metrics) -> Iterator[None]:
 class _Server(uvicorn.Server):
     """On the first signal: not ready any more, then, ``drain_s`` later, no more connections; on the second: at once."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, *, drain_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, on_started: Callable[[], None], *, drain_s: float) -> None:
         super().__init__(config)
-        self._app, self._drain_s = app, drain_s
+        self._app, self._on_started, self._drain_s = app, on_started, drain_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._told = threading.Event()
         self._sweep: asyncio.Task[None] | None = None
@@ -133,8 +159,8 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
         self._sweep = self._loop.create_task(sweep(self.server_state.connections))
-        for listening in sockets or ():
-            print(f"Classmith listens on http://{_address(listening)} (documentation: /docs)", flush=True)  # noqa: T201
+        if self.started:
+            self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop; slow clients are swept until all are gone."""

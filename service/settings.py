@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     """0 takes a free port; the address is printed at the start."""
+    processes: int = Field(1, ge=1, le=256)
+    """Processes that share the port, each with limits, memory and networks of its own: more than one where small
+    networks keep it busy. They need ``state_dir`` on a local disk, or Redis."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_s: float = Field(0.0, ge=0)
     """From SIGTERM until no more connections are taken: ``/readyz`` already says 503, so balancers look elsewhere."""

@@ -11,6 +11,7 @@ from models.errors import RateLimited, Unavailable
 from service.api.auth import Keyring
 from service.api.rate_limits import HEADERS, RateLimits
 from service.settings import Settings
+from service.siblings import Siblings
 from service.tasks import Tasks
 from service.telemetry import Metrics
 
@@ -19,7 +20,7 @@ from service.telemetry import Metrics
 class Served:
     """Built at the start by ``service.app``. ``stopping`` is set once the process was told to stop.
 
-    ``is_traced``: spans are recorded of what happens.
+    ``siblings``: the other processes on this port, where there are any. ``is_traced``: spans are recorded.
     """
 
     settings: Settings
@@ -27,6 +28,7 @@ class Served:
     keyring: Keyring
     metrics: Metrics
     rate_limits: RateLimits
+    siblings: Siblings | None = None
     is_traced: bool = False
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -102,6 +102,7 @@ def _add_processes(commands: Any) -> None:
     )
     serve.add_argument("--host", help="the address to listen on (default 127.0.0.1; others need API keys)")
     serve.add_argument("--port", type=int, help="default 8000; 0 takes a free one")
+    serve.add_argument("--processes", type=_count, help="that share the port (default 1)")
     recover = _add(
         commands, "recover", deferred.recover, "keep what is whole of a damaged store (stop the service first)"
     )

@@ -50,7 +50,7 @@ class Served:
 
 
 def yardsticks(bench: Bench) -> Figures:
-    """Both networks; figures are named by network, then by server. Of one and of as many processes as cores the better."""
+    """Both networks; figures are named by network, then by server. Of one process and one a core, the faster."""
     figures: Figures = {}
     for name, subject in (("resnet18", photographs(bench.folder)), ("small", drawings())):
         figures |= {f"{name}_{figure}": value for figure, value in measure(bench, name, subject).items()}

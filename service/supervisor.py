@@ -24,6 +24,8 @@ from service.siblings import Siblings
 
 Serve = Callable[[socket.socket, Siblings, Callable[[], None]], int]
 """Serves on a socket until told to stop, and calls the function once it is ready; the exit status."""
+PAUSE_S = 0.2
+"""A signal is passed on within it."""
 log = logging.getLogger(__name__)
 spawn = multiprocessing.get_context("spawn")  # a fork would take locks of threads with it
 
@@ -35,6 +37,8 @@ class _Child:
     ready: Connection
     """Says something once it serves."""
     has_started: bool = False
+    n_told: int = 0
+    """How often it was told to stop."""
 
 
 class Supervisor:
@@ -43,21 +47,22 @@ class Supervisor:
     def __init__(self, serve: Serve, n: int, listening: socket.socket) -> None:
         self._serve, self._n, self._listening = serve, n, listening
         self._children: list[_Child] = []
-        self._is_stopping = False
+        self._n_stops = 0
         self._status = 0
 
     def run(self, on_started: Callable[[], None]) -> int:
         """Until told to stop, and all have ended; the exit status: 1 where one could not start."""
-        before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self._told) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             with tempfile.TemporaryDirectory(prefix="classmith-") as folder:
                 self._children = [self._start(Path(folder), index) for index in range(self._n)]
                 is_announced = False
                 while self._children:
                     self._hear()
-                    if not (is_announced or self._is_stopping) and all(child.has_started for child in self._children):
+                    if not (is_announced or self._n_stops) and all(child.has_started for child in self._children):
                         is_announced = True
                         on_started()
+                    self._tell()
                     self._replace_dead(Path(folder))
         finally:
             for number, handler in before.items():
@@ -73,9 +78,9 @@ class Supervisor:
         return _Child(index, process, ready)
 
     def _hear(self) -> None:
-        """Wait until a process says that it serves, or ends."""
+        """Wait a moment for a process to say that it serves, or to end."""
         silent = [child for child in self._children if not child.has_started]
-        heard = wait([child.process.sentinel for child in self._children] + [child.ready for child in silent])
+        heard = wait([child.process.sentinel for child in self._children] + [child.ready for child in silent], PAUSE_S)
         for child in [child for child in silent if child.ready in heard]:
             try:
                 child.ready.recv()
@@ -89,21 +94,24 @@ class Supervisor:
             child.process.join()
             child.ready.close()
             self._children.remove(child)
-            if self._is_stopping:
-                self._status = self._status or int(status != 0)
+            if self._n_stops:  # one that had no time to listen to signals dies of the first
+                self._status = self._status or int(status not in (0, -signal.SIGTERM))
             elif child.has_started:
                 log.error("a process died; another takes its place", extra={"reason": f"exit status {status}"})
                 self._children.append(self._start(folder, child.index))
             else:
                 log.error("a process could not start", extra={"reason": f"exit status {status}"})
-                self._status = 1
-                self._stop(signal.SIGTERM, None)
+                self._status, self._n_stops = 1, max(1, self._n_stops)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        """Tell all to stop; the second time, at once."""
-        self._is_stopping = True
+    def _told(self, number: int, frame: FrameType | None) -> None:
+        """A signal: stop; the second: at once. It only counts, since it may come in the middle of anything."""
+        self._n_stops += 1
+
+    def _tell(self) -> None:
+        """Tell all what this process was told."""
         for child in self._children:
-            if child.process.exitcode is None:
+            if child.n_told < self._n_stops:
+                child.n_told += 1
                 child.process.terminate()
 
 

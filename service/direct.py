@@ -29,10 +29,11 @@ from service.api.predict import ADDRESS, encode
 from service.api.rate_limits import Headers
 from service.api.state import Served
 from service.connections import PatientProtocol
+from service.loading import TASK_ID
 from service.pieces import Prediction
 from service.telemetry import choose_request_id, request_id, server_timing
 
-PATH = re.compile(ADDRESS.replace("{task_id}", "([0-9a-f]{32})"))
+PATH = re.compile(ADDRESS.replace("{task_id}", f"({TASK_ID.pattern})"))
 UNUSUAL = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade", b"origin", b"traceparent"})
 """Headers that ask for more than an answer."""
 READ = {b"host": "host", b"authorization": "authorization", b"x-request-id": "x-request-id"}

@@ -48,7 +48,6 @@ Python's 5 ms a loop that is busy with refusing leaves runners next to nothing (
 def serve(settings: Settings) -> int:
     """Serve until told to stop; the exit status. Raises InvalidSettings where it cannot even begin."""
     configure_logging(settings.log_level)
-    settings.keys()
     _check_state_dir(settings)
     with _listen(settings) as listening:
         announce = partial(
@@ -56,6 +55,7 @@ def serve(settings: Settings) -> int:
         )
         if settings.processes == 1:
             return serve_on(settings, listening, None, announce)
+        settings.keys()  # what is wrong with them is said here, not by each process
         return Supervisor(partial(serve_on, settings), settings.processes, listening).run(announce)
 
 

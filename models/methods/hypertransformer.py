@@ -89,6 +89,11 @@ class GeneratedNetwork(NamedTuple):
     convs: list[tuple[Tensor, Tensor]]
     logits: tuple[Tensor, Tensor]
 
+    def classify(self, features: Tensor) -> Tensor:
+        """Features ``(B, Q, F)`` -> logits ``(B, Q, K)``, each task's by its own logits layer."""
+        weight, bias = self.logits
+        return features @ weight.transpose(-1, -2) + bias[:, None]
+
 
 class WeightTransformer(nn.Module):
     """Sample tokens and weight tokens in, processed ones out; invariant to the order of the samples (section 4.1)."""
@@ -304,9 +309,7 @@ class HyperTransformer(nn.Module):
         With ``normalisation="query"`` each layer is normalised once more with the statistics of the query batch, which
         cancels the folded ones: the paper's transductive evaluation.
         """
-        features = self.features(network, queries)
-        weight, bias = network.logits
-        return features @ weight.transpose(-1, -2) + bias[:, None]
+        return network.classify(self.features(network, queries))
 
     def features(self, network: GeneratedNetwork, queries: Tensor) -> Tensor:
         """Queries ``(B, Q, C, H, W)`` -> flattened features ``(B, Q, F)``."""
@@ -327,9 +330,8 @@ class HyperTransformer(nn.Module):
         images = images.transpose(0, 1)
         if self.config.writes_convs:
             return images.flatten(1, 2), images.shape[1]
-        return images.flatten(0, 1).clone(
-            memory_format=torch.channels_last
-        ), 1  # of one channel, too: `contiguous` would not
+        # Not `contiguous`, which leaves images of one channel as they are, and with them every later convolution.
+        return images.flatten(0, 1).clone(memory_format=torch.channels_last), 1
 
     def _unstack(self, activations: Tensor, n_tasks: int) -> Tensor:
         """The inverse, flattened: features ``(B, N, F)``."""

@@ -52,11 +52,11 @@ def seen(address: str, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return bodies
 
 
-def head(address: str, length: int | None = len(IMAGE), *, method: str = "POST", **headers: str) -> bytes:
+def head(address: str, length: int | None = len(IMAGE), **headers: str) -> bytes:
     sent = {"host": "localhost", "content-type": "image/png", **headers}
     if length is not None:
         sent["content-length"] = str(length)
-    lines = [f"{method} {address} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items())]
+    lines = [f"POST {address} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items())]
     return "\r\n".join([*lines, "", ""]).encode()
 
 

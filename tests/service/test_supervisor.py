@@ -100,6 +100,15 @@ def test_one_that_dies_is_replaced_and_all_stop_together(tmp_path: Path) -> None
             os.kill(pid, 0)
 
 
+def test_told_to_stop_while_they_start_they_stop(tmp_path: Path) -> None:
+    with listen() as listening:
+        thread, raised = meanwhile(lambda: until(lambda: any(pids(tmp_path, index) for index in (0, 1))))
+        status = Supervisor(partial(serve, tmp_path), 2, listening).run(lambda: None)
+        thread.join()
+    assert raised == []
+    assert status == 0
+
+
 def test_where_one_cannot_start_none_stays() -> None:
     announced = threading.Event()
     before = signal.getsignal(signal.SIGTERM)

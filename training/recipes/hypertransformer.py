@@ -186,11 +186,10 @@ def _loss(
     ``across_tasks`` is the share of a second one, among the classes of all tasks of the step: a harder task that costs
     nothing more. It asks for convolutions that all tasks share.
     """
-    weight, bias = network.logits
-    logits = (features @ weight.transpose(-1, -2) + bias[:, None]).float()
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    loss = F.cross_entropy(network.classify(features).float().flatten(0, 1), targets.flatten())
     if not across_tasks:
         return loss
+    weight, bias = network.logits
     n_way = weight.shape[1]
     everything = (features.flatten(0, 1) @ weight.flatten(0, 1).T + bias.flatten()).float()
     position = (targets + n_way * torch.arange(len(episodes), device=targets.device)[:, None]).flatten()

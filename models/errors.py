@@ -16,6 +16,7 @@ ClassmithError
 │   └── RateLimited         this caller sends faster than it may
 ├── Unavailable             draining, or a tier we need is down
 │   └── MissingEncoder      the files of a text encoder are not here, or are not the right ones
+├── MissingDevice           no such accelerator, or no ONNX Runtime for it
 ├── GenerationFailed        the generator could not make this task's network
 ├── CorruptBundle           stored weights fail their checksum (they are remade)
 └── InvalidMetaModel        a meta-model folder that must not be loaded
@@ -100,6 +101,10 @@ class Unavailable(ClassmithError):
 
 class MissingEncoder(Unavailable):
     """The files of a text encoder are not here, or are not the right ones."""
+
+
+class MissingDevice(ClassmithError):
+    """The machine, or this build of ONNX Runtime, lacks the device that was asked for."""
 
 
 class GenerationFailed(ClassmithError):

@@ -20,12 +20,11 @@ from models.explain_export import export_words_gradient, words_gradient_error
 from models.explain_words import WORDS_GRADIENT
 from models.export import check_errors, export_graph, export_skeleton, relative_error, to_array
 from models.graph import INPUT, LOGITS, skeleton_for
-from models.metamodel import BASIS, CODES, GAMMA, Manifest, TensorSpec
+from models.metamodel import BASIS, CODES, GAMMA, HEAD, Manifest, TensorSpec
 from models.methods.n3 import N3, Adaptation
 from models.runtime import make_session
 
 INPUTS = ("tokens", "token_mask", "features", "feature_mask")
-HEAD = ("logits.weight", "logits.bias")
 NETWORK = "base.network."
 
 

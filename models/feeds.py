@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from models.task import ClassSpec, Pixels, class_text
 
 Rows = NDArray[np.float32]
-MAX_RUN_IMAGES = 64
 
 
 def text_of(spec: ClassSpec) -> str:
@@ -38,10 +37,9 @@ def feature_feeds(classes: Sequence[ClassSpec], extract: Callable[[Pixels], Rows
     The images of a class come sorted by their bytes, so that listing them in another order changes nothing.
     """
     images = [image for c in classes for image in sorted(c.images, key=lambda pixels: pixels.tobytes())]
-    runs = [images[start : start + MAX_RUN_IMAGES] for start in range(0, len(images), MAX_RUN_IMAGES)]
-    found = [row for run in runs for row in extract(np.stack(run))]
+    found = extract(np.stack(images)) if images else np.zeros((0, dim), np.float32)
     ends = np.cumsum([len(c.images) for c in classes])
-    rows = [np.array(found[end - len(c.images) : end]).reshape(-1, dim) for c, end in zip(classes, ends, strict=True)]
+    rows = [found[end - len(c.images) : end] for c, end in zip(classes, ends, strict=True)]
     features, mask = padded(rows, dim)
     return {"features": features, "feature_mask": mask}
 

@@ -6,7 +6,7 @@ Shapes: S images (support, then unlabelled), K classes, H W C pixels.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,16 @@ from models.bundle import Bundle, BundleHeader
 from models.errors import GenerationFailed, MissingEncoder
 from models.feeds import Rows, feature_feeds, token_feeds
 from models.graph import FEATURES, INPUT, skeleton_for
-from models.metamodel import N_CLASSES, Manifest, MetaModel
-from models.runtime import make_session
+from models.metamodel import CODES, HEAD, N_CLASSES, Manifest, MetaModel
+from models.refine import refine
+from models.runtime import make_session, run
 from models.task import Pixels, TaskSpec, canonical_order
 from models.text import Encoders
 
 Weights = dict[str, NDArray[np.generic]]
+Codes = Mapping[str, NDArray[np.float32]]
 FLOAT16_MAX = float(np.finfo(np.float16).max)
+MAX_RUN_IMAGES = 64
 
 
 class OnnxGenerator:
@@ -41,11 +44,13 @@ class OnnxGenerator:
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
 
-    def generate(self, meta_model: MetaModel, spec: TaskSpec) -> Bundle:
+    def generate(self, meta_model: MetaModel, spec: TaskSpec, *, codes: Codes | None = None) -> Bundle:
         """One task's bundle, class rows in the order of ``spec``; raises GenerationFailed.
 
-        The network sees classes in canonical order and the images of a class sorted by their bytes, so that listing
-        either in another order changes no weight: permuting the classes permutes the answers, exactly.
+        ``codes``: of layers, in place of those that are written for the task; where empty, no layer is adapted but the
+        classification layer. The network sees classes in canonical order and the images of a class sorted by their
+        bytes, so that listing either in another order changes no weight: permuting the classes permutes the answers,
+        exactly.
         """
         manifest = meta_model.manifest
         _check(spec, manifest)
@@ -57,9 +62,14 @@ class OnnxGenerator:
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             remedy = "check the service's log and memory, and that the meta-model is whole"
             raise GenerationFailed(f"The generator of {manifest.name} failed ({error}); {remedy}.") from error
+        written = dict(zip(names, outputs, strict=True))
+        if codes is not None:
+            written = {name: tensor for name, tensor in written.items() if not name.endswith(CODES)} | dict(codes)
+        if manifest.refinement is not None and any(c.images for c in spec.classes):
+            written |= self._refined(meta_model, spec, order, written, manifest.refinement)
         tensors = {
-            name: _in_user_order(output, order) if _has_class_rows(manifest, name) else output
-            for name, output in zip(names, outputs, strict=True)
+            name: _in_user_order(tensor, order) if _has_class_rows(manifest, name) else tensor
+            for name, tensor in written.items()
         }
         _check_finite(tensors, manifest)
         return Bundle(_header(meta_model, spec), tensors)
@@ -94,8 +104,26 @@ class OnnxGenerator:
 
     def _extract(self, meta_model: MetaModel, pixels: Pixels) -> Rows:
         """Features (S, F) of images by the target network as it is before any task: with the base's weights."""
-        (features,) = self._base_session(meta_model).run([FEATURES], {INPUT: pixels})
-        return np.asarray(features, np.float32)
+        return _features(self._base_session(meta_model), pixels)
+
+    def _refined(
+        self,
+        meta_model: MetaModel,
+        spec: TaskSpec,
+        order: Sequence[int],
+        written: Mapping[str, NDArray[np.float32]],
+        trust: float,
+    ) -> dict[str, NDArray[np.float32]]:
+        """The classification layer fitted to the features that the adapted network has of the support images."""
+        pixels, labels = _support(spec, order, unlabeled_slot=meta_model.manifest.max_classes)
+        if any(name.endswith(CODES) for name in written):
+            skeleton = skeleton_for(meta_model.read("skeleton.onnx"), meta_model.manifest, len(order))
+            weights = meta_model.weights(written)
+            session = make_session(skeleton, weights, providers=self._providers, n_threads=self._n_threads)
+        else:
+            session = self._base_session(meta_model)
+        weight, bias = (written[name] for name in HEAD)
+        return dict(zip(HEAD, refine(weight, bias, _features(session, pixels), labels, trust=trust), strict=True))
 
     def _session(self, meta_model: MetaModel) -> ort.InferenceSession:
         return self._made_once(meta_model.digest, lambda: (meta_model.read("generator.onnx"), {}))
@@ -131,6 +159,12 @@ def _check(spec: TaskSpec, manifest: Manifest) -> None:
         problem = f"images that are not {pixels}"
     if problem:
         raise GenerationFailed(f"{manifest.name} cannot make a task with {problem}; create the task again.")
+
+
+def _features(session: ort.InferenceSession, pixels: Pixels) -> Rows:
+    """Features (S, F) of images, some at a time."""
+    runs = (pixels[start : start + MAX_RUN_IMAGES] for start in range(0, len(pixels), MAX_RUN_IMAGES))
+    return np.concatenate([run(session, FEATURES, {INPUT: images}) for images in runs])
 
 
 def _base_network(meta_model: MetaModel) -> tuple[bytes, Weights]:

@@ -36,6 +36,7 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
 Domain = Literal["drawings", "photographs"]
 ZOO = Path(__file__).parent / "zoo"
 CODES, BASIS, GAMMA = ".codes", ".basis", ".gamma"
+HEAD = ("logits.weight", "logits.bias")
 N_CLASSES = "n_classes"
 """Stands for the number of classes of a task in the shape of a written tensor."""
 
@@ -78,6 +79,8 @@ class Manifest(BaseModel):
     """Whether classes may have a description instead of images, or beside them."""
     text_encoder: str | None = None
     """The encoder (``models.text``) that reads its descriptions."""
+    refinement: float | None = Field(default=None, gt=0)
+    """How much the written logits count where the classification layer is fitted to the images (``models.refine``)."""
     temperature: float = Field(gt=0)
     abstain_below: float = Field(ge=0, le=1)
     tensors: dict[str, TensorSpec]

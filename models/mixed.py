@@ -22,10 +22,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Tensors
 from models.graph import FEATURES, INPUT, LOGITS
-from models.metamodel import Manifest, MetaModel
-from models.runtime import make_session
+from models.metamodel import HEAD, Manifest, MetaModel
+from models.runtime import make_session, run, worth_a_device
 
-HEAD = ("logits.weight", "logits.bias")
 GROUPS = (8, 4, 2, 1)
 """Rows of one run of grouped networks; a batch is cut into these. More than 8 gain nothing on a CPU (measured)."""
 MAX_WRITTEN_BYTES = 2_000_000
@@ -62,12 +61,14 @@ class MixedNetwork:
         return np.concatenate(found)
 
     def _features(self, n_rows: int, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
-        features: NDArray[np.float32] = self._sessions[n_rows].run([FEATURES], feeds)[0]
-        return features
+        return run(self._sessions[n_rows], FEATURES, feeds)
 
 
-def mixed_network(meta_model: MetaModel) -> MixedNetwork | None:
-    """The network that runs all tasks of a meta-model; None where its tasks cannot share one."""
+def mixed_network(meta_model: MetaModel, providers: Sequence[str] = ()) -> MixedNetwork | None:
+    """The network that runs all tasks of a meta-model; None where its tasks cannot share one.
+
+    ``providers``: for one large enough, whose layers all tasks share.
+    """
     manifest = meta_model.manifest
     graph = onnx.load_model_from_string(meta_model.read("skeleton.onnx"))
     written = [name for name, spec in manifest.tensors.items() if spec.source == "bundle" and name not in HEAD]
@@ -77,7 +78,8 @@ def mixed_network(meta_model: MetaModel) -> MixedNetwork | None:
         return None
     trunk = _until_features(_with_base(graph, meta_model))
     if not written:
-        return MixedNetwork({0: make_session(trunk.SerializeToString(), {})}, written)
+        chosen = worth_a_device(meta_model.base.values(), providers)
+        return MixedNetwork({0: make_session(trunk.SerializeToString(), {}, providers=chosen)}, written)
     if not _can_fold(trunk.graph, set(written)):
         return None
     grouped = {n_rows: _grouped_graph(trunk, manifest, set(written), n_rows) for n_rows in GROUPS}

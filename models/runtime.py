@@ -9,14 +9,21 @@ threads of its own.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from models.errors import MissingDevice
+
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 ERRORS_ONLY = 3
+OPTIONS = {CUDA: {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}}
+"""No search for the fastest kernel whenever a batch has a new size; no more memory than is used; and float32 as it is,
+so that answers are the processor's."""
+MIN_DEVICE_BYTES = 4_000_000
+"""A network of less is done before its images would be on the device and its logits back."""
 
 
 def make_session(
@@ -43,7 +50,43 @@ def make_session(
     if weights:
         values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor)) for tensor in weights.values()]
         options.add_external_initializers(list(weights), values)
-    return ort.InferenceSession(model, options, providers=choose_providers(providers))
+    chosen = choose_providers(providers)
+    given = [OPTIONS.get(name, {}) for name in chosen]
+    return ort.InferenceSession(model, options, providers=chosen, provider_options=given)
+
+
+def run(session: ort.InferenceSession, output: str, feeds: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+    """One output of a graph; on a device with everything bound, so that each array crosses over once."""
+    if session.get_providers()[0] == CPU:
+        found: NDArray[np.float32] = session.run([output], feeds)[0]
+        return found
+    return run_bound(session, output, feeds, "cuda")
+
+
+def run_bound(
+    session: ort.InferenceSession, output: str, feeds: Mapping[str, NDArray[np.generic]], device: str
+) -> NDArray[np.float32]:
+    """The same by ONNX Runtime's IO binding: inputs are put on the device, the output stays there until it is read."""
+    binding = session.io_binding()
+    for name, array in feeds.items():
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0))
+    binding.bind_output(output, device)
+    session.run_with_iobinding(binding)
+    found: NDArray[np.float32] = binding.copy_outputs_to_cpu()[0]
+    return found
+
+
+def providers_on(device: str) -> list[str]:
+    """The execution providers of "cuda", "cpu" or "auto", best first; raises MissingDevice where there is none."""
+    has_cuda = CUDA in ort.get_available_providers()
+    if device == "cuda" and not has_cuda:
+        raise MissingDevice("This ONNX Runtime has no CUDA: put onnxruntime-gpu in its place, or use the processor.")
+    return [CUDA] if has_cuda and device != "cpu" else []
+
+
+def worth_a_device(weights: Iterable[NDArray[np.generic]], providers: Sequence[str]) -> Sequence[str]:
+    """The same providers for a network with these weights, or none where it is done sooner by the processor."""
+    return providers if sum(array.nbytes for array in weights) >= MIN_DEVICE_BYTES else ()
 
 
 def choose_providers(wanted: Sequence[str] | None = None) -> list[str]:

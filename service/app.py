@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 
 from models.errors import ClassmithError
+from models.runtime import providers_on
 from models.text import Encoders
 from service.api import errors, explain, health, open_inference, open_inference_models, openapi, page, predict, tasks
 from service.api.auth import Keyring
@@ -33,6 +34,7 @@ from service.pending import PendingGenerations
 from service.ports import Generation, TaskRecord, TaskStore
 from service.requests import Specifier
 from service.session_cache import SessionCache
+from service.sessions import SharedNetworks
 from service.settings import Settings
 from service.siblings import Siblings
 from service.storage import open_storage
@@ -103,7 +105,8 @@ async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics, tr
     if settings.text_encoder_at_start:
         pool.submit(prepare_encoders, catalogue.text_encoders, encoders)
     generation = TracedGeneration(storage.generation, tracing)
-    loader = Loader(storage.tasks, storage.bundles, generation, catalogue)
+    networks = SharedNetworks(providers_on(settings.device))
+    loader = Loader(storage.tasks, storage.bundles, generation, catalogue, networks)
     sessions = SessionCache(
         traced_load(tracing, loader.session),
         loader.exists,

@@ -17,8 +17,8 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client import start_http_server
 
-from models.errors import Unavailable
-from models.runtime import CUDA
+from models.errors import MissingDevice, Unavailable
+from models.runtime import providers_on
 from models.text import Encoders
 from service.api.state import Served
 from service.app import create_app
@@ -49,6 +49,7 @@ def serve(settings: Settings) -> int:
     """Serve until told to stop; the exit status. Raises InvalidSettings where it cannot even begin."""
     configure_logging(settings.log_level)
     _check_state_dir(settings)
+    _providers(settings)
     with _listen(settings) as listening:
         announce = partial(
             print, f"Classmith listens on http://{_address(listening)} (documentation: /docs)", flush=True
@@ -104,6 +105,7 @@ def work(settings: Settings) -> int:
     if not settings.redis_url:
         raise InvalidSettings("A worker takes its jobs from Redis; give --redis-url or set CLASSMITH_REDIS_URL.")
     configure_logging(settings.log_level)
+    providers = _providers(settings)
     encoders = Encoders(settings.text_encoder, download=settings.download_encoder)
     catalogue = read_catalogue(settings.meta_models)
     if not catalogue.names:
@@ -115,12 +117,20 @@ def work(settings: Settings) -> int:
             RedisTaskStore(client, prefix),
             RedisBundleStore(client, settings.bundle_ttl_s, prefix=prefix),
             catalogue.by_name,
-            generator=MeasuredGenerator(metrics, encoders, tracing, providers=[CUDA]),
+            generator=MeasuredGenerator(metrics, encoders, tracing, providers=providers),
             prefix=prefix,
             lease_s=settings.lease_s,
             alive_s=settings.lease_s,
             tracing=tracing,
         )
+
+
+def _providers(settings: Settings) -> list[str]:
+    """Of ``settings.device``; raises InvalidSettings."""
+    try:
+        return providers_on(settings.device)
+    except MissingDevice as error:
+        raise InvalidSettings(f"CLASSMITH_DEVICE is {settings.device}. {error.message}") from error
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from models.graph import INPUT, LOGITS, skeleton_for
 from models.metamodel import MetaModel
 from models.mixed import MixedNetwork, mixed_network
 from models.preprocess import PreprocessSpec
-from models.runtime import make_session
+from models.runtime import make_session, run, worth_a_device
 
 OVERHEAD_BYTES = 250_000
 """What ONNX Runtime keeps for a session besides its weights (measured, x86-64, version 1.31)."""
@@ -46,7 +46,7 @@ class OwnNetwork:
 
     def run(self, tasks: Sequence[Tensors], pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """N times logits ``(K,)``; whose task each row is, is known."""
-        return list(self.network.run([LOGITS], {INPUT: pixels})[0])
+        return list(run(self.network, LOGITS, {INPUT: pixels}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,20 +76,29 @@ class Session:
         return np.asarray(self.network.run([self.tensors] * len(pixels), pixels))
 
 
-def build_session(meta_model: MetaModel, bundle: Bundle, tenant: str, task_id: str) -> Session:
-    """A session with a network of its own; raises CorruptBundle where bundle and meta-model do not belong together."""
+def build_session(
+    meta_model: MetaModel, bundle: Bundle, tenant: str, task_id: str, providers: Sequence[str] = ()
+) -> Session:
+    """A session with a network of its own; raises CorruptBundle where bundle and meta-model do not belong together.
+
+    ``providers``: for a network that is large enough.
+    """
     _check(meta_model, bundle)
     graph = skeleton_for(meta_model.read("skeleton.onnx"), meta_model.manifest, len(bundle.header.class_names))
     weights = meta_model.weights(bundle.tensors)
     n_bytes = len(graph) + sum(tensor.nbytes for tensor in weights.values()) + OVERHEAD_BYTES
-    network = OwnNetwork(make_session(graph, weights))
+    network = OwnNetwork(make_session(graph, weights, providers=worth_a_device(weights.values(), providers)))
     return Session(tenant, task_id, bundle.header, meta_model.manifest.preprocess, n_bytes, network)
 
 
 class SharedNetworks:
-    """The shared network of each meta-model that can have one, made at its first task. Blocking and thread-safe."""
+    """The shared network of each meta-model that can have one, made at its first task. Blocking and thread-safe.
 
-    def __init__(self) -> None:
+    ``providers``: where large networks run, and those of single tasks too.
+    """
+
+    def __init__(self, providers: Sequence[str] = ()) -> None:
+        self._providers = providers
         self._lock = threading.Lock()
         self._found: dict[str, MixedNetwork | None] = {}
 
@@ -98,16 +107,18 @@ class SharedNetworks:
         _check(meta_model, bundle)
         network = self._network(meta_model)
         if network is None:
-            return build_session(meta_model, bundle, tenant, task_id)
+            return build_session(meta_model, bundle, tenant, task_id, self._providers)
         n_bytes = sum(tensor.nbytes for tensor in bundle.tensors.values()) + SHARING_OVERHEAD_BYTES
         preprocess = meta_model.manifest.preprocess
-        own = None if network.writes_heads_alone else partial(build_session, meta_model, bundle, tenant, task_id)
+        own = None
+        if not network.writes_heads_alone:
+            own = partial(build_session, meta_model, bundle, tenant, task_id, self._providers)
         return Session(tenant, task_id, bundle.header, preprocess, n_bytes, network, bundle.tensors, own)
 
     def _network(self, meta_model: MetaModel) -> MixedNetwork | None:
         with self._lock:
             if meta_model.digest not in self._found:
-                self._found[meta_model.digest] = mixed_network(meta_model)
+                self._found[meta_model.digest] = mixed_network(meta_model, self._providers)
             return self._found[meta_model.digest]
 
 

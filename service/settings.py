@@ -134,6 +134,9 @@ class Settings(BaseSettings):
     """Disk for bundles (Redis has its own limit and their TTL)."""
     bundle_ttl_s: float = Field(7 * 86_400.0, gt=0)
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where classifiers are made, and large ones run: "cpu", "cuda", or "auto" for a GPU where there is one. Small ones
+    run on the processor, which is faster."""
     n_runners: int = Field(default_factory=lambda: max(2, min(16, os.cpu_count() or 2)), ge=1)
     """Threads that decode images and run classifiers."""
     max_batch: int = Field(64, ge=1)

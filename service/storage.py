@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from models.bundle import Bundle
 from models.errors import Unavailable
-from models.generator import OnnxGenerator
+from models.generator import Codes, OnnxGenerator
 from models.metamodel import MetaModel
+from models.runtime import providers_on
 from models.task import TaskSpec
 from models.text import Encoders
 from service.catalogue import Catalogue
@@ -68,12 +69,12 @@ class MeasuredGenerator(OnnxGenerator):
         super().__init__(providers=providers, encoders=encoders)
         self._seconds, self._ends, self._tracing = metrics.generation_seconds, metrics.generations, tracing
 
-    def generate(self, meta_model: MetaModel, spec: TaskSpec) -> Bundle:
+    def generate(self, meta_model: MetaModel, spec: TaskSpec, *, codes: Codes | None = None) -> Bundle:
         """One task's bundle."""
         outcome = "failed"
         try:
             with self._tracing.span("generate", attributes=_attributes(meta_model, spec)), self._seconds.time():
-                written = super().generate(meta_model, spec)
+                written = super().generate(meta_model, spec, codes=codes)
             outcome = "made"
             return written
         finally:
@@ -93,7 +94,7 @@ def open_storage(
     settings: Settings, catalogue: Catalogue, metrics: Metrics, encoders: Encoders, tracing: Tracing = NO_TRACING
 ) -> Storage:
     """Redis where one is configured, else files below ``state_dir``."""
-    generator = MeasuredGenerator(metrics, encoders, tracing)
+    generator = MeasuredGenerator(metrics, encoders, tracing, providers=providers_on(settings.device))
     if settings.redis_url:
         return _shared(settings, catalogue, generator, metrics)
     return _embedded(settings, catalogue, generator)

@@ -11,12 +11,16 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import onnxruntime as ort
 import pytest
 
+from models import metamodel, runtime
 from models.metamodel import ZOO
 from service.cli.load import content_length, generate_load, is_whole, request_bytes
 from tests.bench.__main__ import PARTS, TABLE, percentile, rows
+from tests.bench.measure import Bench
 from tests.bench.server import ask, free_port, process
+from tests.service.processes import until
 
 ROOT = Path(__file__).parents[1]
 N_ANSWERS = 20
@@ -73,6 +77,13 @@ def test_the_table_names_figures_of_the_parts_and_leaves_out_what_was_not_taken(
     assert rows({"speed_up": {"skipped": "needs torch"}}) == []
 
 
+@pytest.mark.skipif(runtime.CUDA in ort.get_available_providers(), reason="there is a GPU")
+def test_without_a_gpu_the_bench_says_so(tmp_path: Path) -> None:
+    found = PARTS["gpu"](Bench(tmp_path, metamodel.load(ZOO / "omniglot-8"), quick=True))
+    assert found.keys() == {"skipped"}
+    assert "no GPU here" in found["skipped"]
+
+
 @pytest.mark.skipif(not (ZOO / "omniglot-8").is_dir(), reason="the zoo has no omniglot-8")
 def test_the_command_runs_and_prints_its_figures_as_json() -> None:
     command = [sys.executable, "-m", "tests.bench", "--quick", "--only", "create,predict,imports"]
@@ -106,7 +117,7 @@ def test_a_paused_server_stands_still_with_its_children(tmp_path: Path) -> None:
         (own,) = [int(pid) for pid in _children(server.pid)]
         try:
             with server.paused():
-                assert states(server.pid) == ["T", "T"]
+                until(lambda: states(server.pid) == ["T", "T"])
             assert "T" not in states(server.pid)
             assert ask(port, "GET", "/") == 200
         finally:

@@ -8,26 +8,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+SHARP = 9 / 7
 CLASS_RANGES = (0.4, 0.25, 0.25, 0.35, 0.05, 0.05)
 IMAGE_RANGES = (0.175, 0.125, 0.125, 0.15, 0.1, 0.1)
 CLASS_WARP, IMAGE_WARP, N_WAVES = 0.12, 0.04, 4
 """Largest turn (radians), two scales, shear and two shifts (of half the image): of a class, and of one image."""
 
 
-def distort_strokes(images: Tensor, classes: Tensor, random: torch.Generator, strength: float = 1.0) -> Tensor:
+def distort_strokes(
+    images: Tensor, classes: Tensor, random: torch.Generator, strength: float = 1.0, *, size: int
+) -> Tensor:
     """Drawings, zero for paper -> drawings of new characters by new hands.
 
-    ``images`` ``(N, C, H, W)``, ``classes`` ``(N,)`` a number for each. All images of a class share one strong
-    distortion (mirrors, turns, scales, slants, a smooth warp), which makes it a character never drawn before; each
-    image gets a weak one of its own. ``strength`` scales the weak ones.
+    ``images`` ``(N, C, H, W)``, ``classes`` ``(N,)`` a number for each; returns ``(N, C, size, size)``. All images of a
+    class share one strong distortion (mirrors, turns, scales, slants, a smooth warp), which makes it a character never
+    drawn before; each image gets a weak one of its own. ``strength`` scales the weak ones. Sampling blurs: of images
+    ``SHARP`` times as large as ``size``, the distorted ones are as sharp as those that are only scaled down.
     """
     n_classes = int(classes.max()) + 1
     own_ranges = tuple(strength * limit for limit in IMAGE_RANGES)
     affine = _affine(n_classes, CLASS_RANGES, random, mirror=True)[classes] @ _affine(len(images), own_ranges, random)
     warp = _waves(n_classes, CLASS_WARP, random)[classes] + _waves(len(images), strength * IMAGE_WARP, random)
     coefficients = torch.cat([affine[:, :2], warp], dim=-1).to(images.device)
-    grid = coefficients.flatten(0, 1) @ _basis(*images.shape[-2:]).to(images.device)
-    grid = grid.view(-1, 2, *images.shape[-2:]).permute(0, 2, 3, 1)
+    grid = coefficients.flatten(0, 1) @ _basis(size, size).to(images.device)
+    grid = grid.view(-1, 2, size, size).permute(0, 2, 3, 1)
     return F.grid_sample(images, grid, align_corners=False)
 
 

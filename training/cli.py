@@ -190,7 +190,7 @@ def _fit_hypertransformer(arguments: argparse.Namespace) -> None:
 
     config = replace(CONFIGS[arguments.config](), seed=arguments.seed)
     config = replace(config, n_steps=arguments.steps or config.n_steps, bf16=arguments.bf16 or config.bf16)
-    train, validation = DATASETS[config.dataset].split(arguments.images)
+    train, validation = DATASETS[config.dataset].split(arguments.images, train_size=config.train_size)
     if arguments.images:  # it need not have the 20 classes of 20 images that a config counts on
         shapes = tuple((weight, shrink(shape, train)) for weight, shape in config.shapes)
         config = replace(config, shapes=shapes, validation=shrink(config.validation, validation))

@@ -33,7 +33,13 @@ from training.evaluate import column
 N_AGNOSTIC, N_UNKNOWN, N_DRAWINGS = 30, 10, 3
 WEIGHTS = (0.3, 0.5, 0.7)
 """Of words in the plain sum of two classifiers; the best of them is reported, which favours the sum."""
-CALIBRATION = (EpisodeShape(10, 0, 3), EpisodeShape(5, 0, 5), EpisodeShape(5, 1, 5), EpisodeShape(5, 5, 5))
+CALIBRATION = (
+    EpisodeShape(10, 0, 3),
+    EpisodeShape(5, 0, 5),
+    EpisodeShape(5, 1, 5),
+    EpisodeShape(5, 5, 5),
+    EpisodeShape(20, 5, 2),
+)
 Tensors = dict[str, NDArray[np.float32]]
 Logits = NDArray[np.float32]
 
@@ -79,9 +85,10 @@ class Subject:
         episode = sample(self.images, shape, rng)
         return episode, _specs(self, episode, Words(), rng), rng
 
-    def write(self, classes: Sequence[ClassSpec]) -> Tensors:
-        """The task's tensors, as read back from a stored bundle."""
-        stored = bundle.decode(bundle.encode(self._generator.generate(self.meta_model, TaskSpec(tuple(classes)))))
+    def write(self, classes: Sequence[ClassSpec], *, codes: Tensors | None = None) -> Tensors:
+        """The task's tensors, as read back from a stored bundle; ``codes`` as ``OnnxGenerator.generate`` takes them."""
+        written = self._generator.generate(self.meta_model, TaskSpec(tuple(classes)), codes=codes)
+        stored = bundle.decode(bundle.encode(written))
         return {name: np.asarray(tensor, np.float32) for name, tensor in stored.tensors.items()}
 
     def network(self, tensors: Tensors) -> Callable[[NDArray[np.int64]], Logits]:
@@ -91,14 +98,14 @@ class Subject:
         session = self._session(tensors)
         return lambda chosen: np.asarray(session.run([LOGITS], {INPUT: self.images.pixels[chosen]})[0])
 
+    def write_head(self, classes: Sequence[ClassSpec]) -> Tensors:
+        """The task's tensors where no layer is adapted but the classification layer."""
+        return self.write(classes, codes={})
+
     def head(self, tensors: Tensors, chosen: NDArray[np.int64]) -> Logits:
-        """The same with no layer adapted but the classification layer."""
+        """What ``write_head`` gave, on images -> logits ``(Q, K)``."""
         logits: Logits = self.features[chosen] @ tensors["logits.weight"].T + tensors["logits.bias"]
         return logits
-
-    def agnostic_layers(self, tensors: Tensors) -> Tensors:
-        """The task's classification layer on the layers that the mean of other tasks' codes gives."""
-        return {**tensors, **{name: value for name, value in self.agnostic.items() if name.endswith(CODES)}}
 
     def learn_agnostic(self, specs: Sequence[Sequence[ClassSpec]]) -> None:
         """The mean of the codes that are written for some tasks."""
@@ -241,13 +248,13 @@ def _answer(
     own = network(query)
     found = {"generated": own}
     if subject.adapts_layers:
-        found["classification_layer_alone"] = subject.head(written, query)
-        found["task_agnostic_layers"] = subject.network(subject.agnostic_layers(written))(query)
-    found["shuffled"] = subject.head(subject.write([specs[k] for k in rng.permutation(len(specs))]), query)
-    found["random_text"] = subject.head(subject.write(_without_sense(specs, subject, rng)), query)
+        found["classification_layer_alone"] = subject.head(subject.write_head(specs), query)
+        found["task_agnostic_layers"] = subject.network(subject.write(specs, codes=subject.agnostic))(query)
+    found["shuffled"] = subject.head(subject.write_head([specs[k] for k in rng.permutation(len(specs))]), query)
+    found["random_text"] = subject.head(subject.write_head(_without_sense(specs, subject, rng)), query)
     for name in ("names_alone", "names_withheld"):
         words = GIVEN[name]
-        found[name] = subject.head(subject.write(_specs(subject, episode, words, rng)), query)
+        found[name] = subject.head(subject.write_head(_specs(subject, episode, words, rng)), query)
     predictions = {}
     if len(episode.support):
         predictions = _of_images(subject, episode, specs, found)

@@ -47,7 +47,8 @@ def export(run: Path, folder: Path, *, images: Path | None = None, summary: str 
     _check_run(header, path)
     dataset = DATASETS[header["config"]["dataset"]]
     is_n3 = header["method"] == n3.METHOD
-    train, validation = dataset.split(images, size=header["config"]["model"]["base"]["size"] if is_n3 else None)
+    size = header["config"]["model"]["base"]["size"] if is_n3 else None
+    train, validation = dataset.split(images, size=size, train_size=header["config"].get("train_size"))
     _check_data(header, train)
     draft = (_draft_n3 if is_n3 else _draft_hypertransformer)(path, folder.name, dataset, summary)
     trial = metamodel.write(folder.with_name(f".{folder.name}.draft"), draft.manifest, draft.files)
@@ -134,6 +135,7 @@ def _draft_n3(path: Path, name: str, dataset: Dataset, summary: str) -> Draft:
         accepts_descriptions=True,
         accepts_unlabeled=False,
         text_encoder=header["config"]["text_encoder"],
+        refinement=header["config"].get("refinement"),
         temperature=1.0,
         abstain_below=0.0,
         tensors=export_n3.tensor_specs(model),

@@ -22,6 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from models.metamodel import ZOO, MetaModel, load
+from tests.bench.gpu import TABLE as TABLE_OF_GPU
+from tests.bench.gpu import gpu
 from tests.bench.measure import (
     N_CONNECTIONS,
     Bench,
@@ -181,6 +183,7 @@ PARTS: dict[str, Callable[[Bench], Figures]] = {
     "many_tasks": many_tasks,
     "words": words,
     "yardsticks": yardsticks,
+    "gpu": gpu,
     "start": start,
     "imports": imports,
 }
@@ -209,6 +212,7 @@ TABLE = (
     ("against one of them alone", "many_tasks", "heads_ratio", "{:.0%}", "70 % or more"),
     *TABLE_OF_WORDS,
     *TABLE_OF_YARDSTICKS,
+    *TABLE_OF_GPU,
     ("service start to ready, p50", "start", "ready_p50_ms", "{:.0f} ms", "under 3000 ms"),
     ("memory of the idle service", "start", "idle_mb", "{:.0f} MB", "under 250 MB"),
     ("memory after the load", "predict", "loaded_mb", "{:.0f} MB", ""),

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.preprocess import PreprocessSpec, to_pixels
-from models.runtime import make_session
+from models.runtime import make_session, providers_on, run
 
 
 class Classifier:
     """Encoded images -> label and probability, by the file of GET /tasks/{id}/model.onnx."""
 
-    def __init__(self, model: Path) -> None:
-        self.session = make_session(model.read_bytes(), {})
+    def __init__(self, model: Path, device: str = "cpu") -> None:
+        self.session = make_session(model.read_bytes(), {}, providers=providers_on(device))
         properties = self.session.get_modelmeta().custom_metadata_map
         self.class_names: list[str] = json.loads(properties["class_names"])
         self.spec = PreprocessSpec(**json.loads(properties["preprocess"]))
@@ -30,8 +30,7 @@ class Classifier:
 
     def run(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Probabilities ``(N, K)``."""
-        found: NDArray[np.float32] = self.session.run(["probabilities"], {"pixels": np.stack(pixels)})[0]
-        return found
+        return run(self.session, "probabilities", {"pixels": np.stack(pixels)})
 
     def answer(self, row: NDArray[np.float32]) -> dict[str, str | float]:
         best = int(row.argmax())

@@ -1,6 +1,6 @@
 """The limit: decoding and running in a plain loop, on as many threads as there are cores. No server, no sockets.
 
-    echo '{"bodies": ["IMAGE", ...]}' | python -m tests.bench.raw --model MODEL [--threads N] [--seconds S]
+    echo '{"bodies": ["IMAGE", ...]}' | python -m tests.bench.raw --model MODEL [--threads N] [--seconds S] [--device D]
 
 Tries batches of several sizes and keeps the best. Prints JSON: images a second, and the median ms of one image alone.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.bench.classifier import Classifier
 
-BATCHES = (1, 4, 8)
+BATCHES = {"cpu": (1, 4, 8), "cuda": (1, 8, 32, 64)}
 
 
 def images_per_s(classifier: Classifier, bodies: list[bytes], n_batch: int, n_threads: int, seconds: float) -> float:
@@ -57,11 +57,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--device", choices=sorted(BATCHES), default="cpu")
     args = parser.parse_args()
     bodies = [Path(body).read_bytes() for body in json.load(sys.stdin)["bodies"]]
-    classifier = Classifier(args.model)
+    classifier = Classifier(args.model, args.device)
     classifier.answers(bodies[:1])
-    rates = {n: images_per_s(classifier, bodies, n, args.threads, args.seconds) for n in BATCHES}
+    rates = {n: images_per_s(classifier, bodies, n, args.threads, args.seconds) for n in BATCHES[args.device]}
     best = max(rates, key=lambda n: rates[n])
     call = call_ms(classifier, bodies, args.seconds)
     json.dump({"images_per_s": rates[best], "batch": best, "call_p50_ms": call}, sys.stdout)

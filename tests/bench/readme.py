@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench.__main__ import RESULTS, rows
+from tests.bench.__main__ import PARTS, RESULTS, rows
 from tests.chaos import figures
 from training.card import COMPARED_HEAD, column_name, compared_cells, met
 
@@ -202,6 +202,8 @@ def speed() -> str:
         "| what | measured | aim |",
         "|---|---|---|",
         *(f"| {what} | {figure} | {target} |" for what, figure, target in rows(results)),
+        "",
+        *(f"Not measured: {part}, {results[part]['skipped']}" for part in PARTS if "skipped" in results.get(part, {})),
         "",
     ]
     return "\n".join(lines)

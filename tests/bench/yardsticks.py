@@ -104,10 +104,10 @@ def create(server: Server, subject: Subject, model: Path) -> str:
     return f"/tasks/{record['id']}/predict"
 
 
-def beside_raw(bench: Bench, ours: Served, model: Path) -> Figures:
+def beside_raw(bench: Bench, ours: Served, model: Path, device: str = "cpu") -> Figures:
     """The raw loop and the service by turns: at saturation, then one image at a time."""
     raws, runs, alone = [], [], []
-    command = [sys.executable, "-m", "tests.bench.raw", "--model", str(model)]
+    command = [sys.executable, "-m", "tests.bench.raw", "--model", str(model), "--device", device]
     given = json.dumps({"bodies": [str(body) for body in ours.bodies]})
     for _ in range(bench.rounds):
         raws.append(answer_of([*command, "--seconds", "1" if bench.quick else "3"], stdin=given))

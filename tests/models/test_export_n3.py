@@ -9,14 +9,17 @@ import pytest
 import torch
 
 from models import metamodel
-from models.bundle import Bundle, BundleHeader, decode, encode
+from models.bundle import Bundle, BundleHeader, Tensors, decode, encode
 from models.errors import InvalidMetaModel
 from models.export import relative_error, to_array
 from models.export_n3 import Generator, bundle_names, check_parity, export_files, tensor_specs
+from models.generator import OnnxGenerator
 from models.graph import FEATURES, INPUT, LOGITS, PROBABILITIES, self_contained, skeleton_for
-from models.metamodel import MetaModel
+from models.metamodel import CODES, HEAD, MetaModel
 from models.methods.n3 import N3
+from models.refine import refine
 from models.runtime import make_session
+from models.task import ClassSpec, TaskSpec
 from tests.models import small_n3
 from tests.models.small_n3 import CONFIG, adapt, pixels, task
 
@@ -112,3 +115,56 @@ def test_where_no_layer_is_adapted_a_task_keeps_its_classification_layer() -> No
 
 def test_nothing_of_this_machine_is_in_the_files(files: dict[str, bytes]) -> None:
     assert not any(__file__.partition("/tests/")[0].encode() in data for data in files.values())
+
+
+# --- the classification layer fitted to the images
+
+SHOWN = TaskSpec(tuple(ClassSpec(f"class {k}", "", tuple(pixels(3, seed=k).numpy())) for k in range(3)))
+LABELS = np.repeat(np.arange(3), 3)
+
+
+@pytest.fixture(scope="module")
+def refining(made: N3, files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> MetaModel:
+    manifest = small_n3.manifest(made, refinement=0.7)
+    return metamodel.write(tmp_path_factory.mktemp("zoo") / "small-n3", manifest, files)
+
+
+def features_by(meta_model: MetaModel, tensors: Tensors | None) -> np.ndarray:
+    """Of the images of ``SHOWN`` in their order, by the network with these tensors, or before any task."""
+    n_classes = 2 if tensors is None else 3
+    weights = meta_model.weights_before_tasks() if tensors is None else meta_model.weights(tensors)
+    skeleton = skeleton_for(meta_model.read("skeleton.onnx"), meta_model.manifest, n_classes)
+    shown = np.stack([image for c in SHOWN.classes for image in c.images])
+    return make_session(skeleton, weights).run([FEATURES], {INPUT: shown})[0]
+
+
+@pytest.mark.parametrize("codes", [None, {}], ids=["every layer adapted", "none"])
+def test_the_layer_is_fitted_to_what_the_adapted_network_sees(
+    exported: MetaModel, refining: MetaModel, codes: dict[str, np.ndarray] | None
+) -> None:
+    before = OnnxGenerator().generate(exported, SHOWN, codes=codes).tensors
+    after = OnnxGenerator().generate(refining, SHOWN, codes=codes).tensors
+    features = features_by(exported, before if codes is None else None)
+    expected = refine(*(before[name] for name in HEAD), features, LABELS, trust=0.7)
+    for name, rows in zip(HEAD, expected, strict=True):
+        assert np.abs(rows - before[name]).max() > 1e-3
+        np.testing.assert_allclose(after[name], rows, rtol=1e-3, atol=1e-4)
+    for name in before.keys() - set(HEAD):
+        np.testing.assert_array_equal(after[name], before[name])
+
+
+def test_codes_can_be_given(exported: MetaModel, refining: MetaModel) -> None:
+    own = OnnxGenerator().generate(exported, SHOWN).tensors
+    given = {name: np.zeros_like(tensor) for name, tensor in own.items() if name.endswith(CODES)}
+    tensors = OnnxGenerator().generate(refining, SHOWN, codes=given).tensors
+    assert tensors.keys() == own.keys()
+    assert not any(tensors[name].any() for name in given)
+    assert OnnxGenerator().generate(refining, SHOWN, codes={}).tensors.keys() == set(HEAD)
+
+
+def test_a_fitted_layer_is_the_same_to_the_bit_in_any_order(refining: MetaModel) -> None:
+    turned = TaskSpec(tuple(replace(c, images=c.images[::-1]) for c in SHOWN.classes[::-1]))
+    one, again, other = (OnnxGenerator().generate(refining, spec).tensors for spec in (SHOWN, SHOWN, turned))
+    for name in HEAD:
+        np.testing.assert_array_equal(again[name], one[name])
+        np.testing.assert_array_equal(other[name], one[name][::-1])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import encoder_files
+from models import encoder_files, generator
 from models.bundle import decode, encode
 from models.errors import GenerationFailed
 from models.feeds import Rows, feature_feeds, padded, text_of, token_feeds
@@ -85,18 +85,15 @@ def test_where_a_kind_of_evidence_is_absent_there_is_one_masked_row() -> None:
     assert not any(feed.any() for feed in feeds.values())
 
 
-def test_many_images_are_run_in_parts_that_change_nothing() -> None:
-    many = [ClassSpec("a", "", images(90)), ClassSpec("b", "", images(50, seed=1))]
-    runs: list[int] = []
-
-    def extract(pixels: Pixels) -> Rows:
-        runs.append(len(pixels))
-        return sums(pixels)
-
-    feeds = feature_feeds(many, extract, 2)
-    assert max(runs) <= 64
-    assert feeds["feature_mask"].sum(axis=1).tolist() == [90, 50]
-    assert sorted(feeds["features"][1, :50, 0]) == sorted(float(image.sum()) for image in many[1].images)
+def test_many_images_are_run_in_parts_that_change_nothing(
+    meta_model: MetaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = TaskSpec((ClassSpec("a", "", images(90)), ClassSpec("b", "", images(50, seed=1))))
+    in_two_or_three = OnnxGenerator().generate(meta_model, spec).tensors
+    monkeypatch.setattr(generator, "MAX_RUN_IMAGES", 140)
+    at_once = OnnxGenerator().generate(meta_model, spec).tensors
+    for name, tensor in at_once.items():
+        np.testing.assert_allclose(in_two_or_three[name], tensor, rtol=1e-5)
 
 
 def test_a_generator_writes_from_words_from_images_and_from_both(meta_model: MetaModel) -> None:

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from models import graph, metamodel, runtime
+from models.errors import MissingDevice
 from tests.service import tiny
 
 
@@ -112,6 +114,42 @@ def test_providers_that_are_not_there_are_left_out():
     chosen = runtime.choose_providers(["NoSuchExecutionProvider", runtime.CUDA])
     assert chosen == [p for p in (runtime.CUDA,) if p in available] + [runtime.CPU]
     assert runtime.choose_providers() == [runtime.CPU]
+
+
+@pytest.mark.parametrize("n", [1, 9])
+def test_bound_to_a_device_a_graph_gives_the_same_answers(meta_model, n):
+    """The processor stands in for the device; what is bound and copied is the same."""
+    session, pixels = session_of(meta_model, tiny.bundle(meta_model)), tiny.pixels(n)
+    expected = session.run(["logits"], {"pixels": pixels})[0]
+    np.testing.assert_array_equal(runtime.run_bound(session, "logits", {"pixels": pixels}, "cpu"), expected)
+    np.testing.assert_array_equal(runtime.run(session, "logits", {"pixels": pixels}), expected)
+
+
+def test_bound_runs_do_not_disturb_each_other(meta_model):
+    session = session_of(meta_model, tiny.bundle(meta_model))
+    given = [tiny.pixels(n) for n in (1, 3, 8, 5)] * 20
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda pixels: runtime.run_bound(session, "logits", {"pixels": pixels}, "cpu"), given))
+    for logits, pixels in zip(found, given, strict=True):
+        np.testing.assert_array_equal(logits, session.run(["logits"], {"pixels": pixels})[0])
+
+
+def test_the_providers_of_a_device():
+    has_cuda = runtime.CUDA in ort.get_available_providers()
+    assert runtime.providers_on("cpu") == []
+    assert runtime.providers_on("auto") == [runtime.CUDA] * has_cuda
+    if has_cuda:
+        assert runtime.providers_on("cuda") == [runtime.CUDA]
+    else:
+        with pytest.raises(MissingDevice, match="onnxruntime-gpu"):
+            runtime.providers_on("cuda")
+
+
+def test_only_large_networks_go_to_a_device():
+    large, small = [np.zeros(10**6, np.float32)], [np.zeros(1000, np.float32)] * 3
+    assert runtime.worth_a_device(large, [runtime.CUDA]) == [runtime.CUDA]
+    assert not runtime.worth_a_device(small, [runtime.CUDA])
+    assert not runtime.worth_a_device(large, [])
 
 
 def test_sessions_of_tasks_start_no_threads(meta_model):

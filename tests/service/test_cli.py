@@ -12,6 +12,7 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
+from models.runtime import CUDA
 from service.demo_alphabet import drawing
 from service.settings import Settings
 from tests.e2e.processes import COMMAND, ROOT, environment
@@ -141,6 +142,7 @@ def test_meta_models_are_listed_and_verified(meta_models: Path, tmp_path: Path) 
     (["serve", "--host", "0.0.0.0"], {"api_keys": "nope"}, "api_keys"),
     (["serve", "--port", "70000"], {}, "CLASSMITH_PORT"),
     (["serve"], {"port": "x"}, "CLASSMITH_PORT"),
+    (["serve"], {"device": "tpu"}, "CLASSMITH_DEVICE"),
     (["serve", "--state-dir", "/dev/null/state"], {}, "CLASSMITH_STATE_DIR"),
     (["serve"], {"api_keys_file": "/nowhere.json"}, "nowhere.json"),
     (["worker"], {}, "CLASSMITH_REDIS_URL"),
@@ -153,6 +155,15 @@ def test_a_service_that_cannot_start_says_why(
     assert answer.returncode == 2
     assert words in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.skipif(CUDA in ort.get_available_providers(), reason="there is a GPU")
+@pytest.mark.parametrize("command", [["serve"], ["worker", "--redis-url", "redis://127.0.0.1:1"]], ids=" ".join)
+def test_a_gpu_that_is_not_there_is_not_silently_done_without(command: list[str], tmp_path: Path) -> None:
+    answer = run(*command, state_dir=tmp_path, device="cuda")
+    assert answer.returncode == 2
+    assert "CLASSMITH_DEVICE is cuda" in answer.stderr
+    assert "onnxruntime-gpu" in answer.stderr
 
 
 def test_a_busy_port_is_said(service: Live, tmp_path: Path) -> None:

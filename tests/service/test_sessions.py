@@ -1,12 +1,14 @@
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
-from models import metamodel
+from models import metamodel, runtime
 from models.errors import CorruptBundle
 from models.mixed import MixedNetwork
 from models.preprocess import PreprocessSpec
 from service.sessions import OwnNetwork, SharedNetworks, build_session
+from tests.bench import networks
 from tests.service import tiny
 
 
@@ -107,3 +109,23 @@ def test_a_bundle_of_another_meta_model_is_refused_on_a_shared_network_too(meta_
     other = type(meta_model)(meta_model.folder, meta_model.manifest, "another digest")
     with pytest.raises(CorruptBundle, match="not written by this"):
         SharedNetworks().session(other, tiny.bundle(meta_model), "t", "id")
+
+
+ELSEWHERE = "AzureExecutionProvider"
+"""Stands in for a device: in every build for the processor, it may be asked for, and runs nothing of these graphs."""
+
+
+@pytest.mark.skipif(ELSEWHERE not in ort.get_available_providers(), reason="another build of ONNX Runtime")
+def test_large_networks_are_made_for_the_device_and_small_ones_for_the_processor(tmp_path):
+    def first_provider(session):
+        return session.network.network.get_providers()[0]
+
+    small = metamodel.load(metamodel.ZOO / "omniglot-8")
+    made = SharedNetworks([ELSEWHERE]).session(small, tiny.bundle(small), "t", "id")
+    assert first_provider(made.promote()) == runtime.CPU
+    assert made.network._sessions[1].get_providers()[0] == runtime.CPU
+    large = networks.resnet18(tmp_path)
+    shared = SharedNetworks([ELSEWHERE]).session(large, tiny.bundle(large), "t", "id")
+    assert shared.network._sessions[0].get_providers()[0] == ELSEWHERE
+    assert first_provider(build_session(large, tiny.bundle(large), "t", "id", [ELSEWHERE])) == ELSEWHERE
+    assert first_provider(build_session(large, tiny.bundle(large), "t", "id")) == runtime.CPU

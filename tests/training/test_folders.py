@@ -14,7 +14,7 @@ from service.demo_alphabet import character_name, drawing
 from tests.service.centroids import photograph
 from tests.training import small
 from training.data import DATASETS, omniglot
-from training.data.folders import DataError, ImageSet, data_root, join, read_images
+from training.data.folders import DataError, ImageSet, data_root, join, read_images, with_rotations
 
 SPEC = omniglot.SPEC
 
@@ -162,3 +162,15 @@ def test_data_sets_are_where_the_environment_says(monkeypatch: pytest.MonkeyPatc
     assert data_root() == tmp_path
     monkeypatch.delenv("CLASSMITH_DATASETS")
     assert data_root().parts[-2:] == ("shared", "data")
+
+
+def test_each_turn_of_a_class_is_a_class_of_its_own() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 1), dtype=np.uint8)
+    images = ImageSet(pixels, np.array([0, 0, 1, 1]), ("a/x", "a/y"), ("a", "a"))
+    turned = with_rotations(images)
+    assert turned.class_names == tuple(f"{name}@{angle}" for angle in (0, 90, 180, 270) for name in images.class_names)
+    assert turned.groups == tuple(f"a@{angle}" for angle in (0, 90, 180, 270) for _ in range(2))
+    for quarter in range(4):
+        for k in range(2):
+            found = turned.pixels[turned.indices[2 * quarter + k]]
+            np.testing.assert_array_equal(found, np.rot90(images.pixels[images.indices[k]], quarter, axes=(1, 2)))

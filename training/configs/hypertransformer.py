@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from models.methods.hypertransformer import HyperTransformerConfig
+from training import augment
 from training.episodes import EpisodeShape
 
 
@@ -31,14 +32,18 @@ class Config:
     """Strength of the random distortions; small networks underfit, and want less."""
     across_tasks: float = 0.0
     """Share of a loss among the classes of all tasks of a step, where tasks share their convolutions."""
+    train_size: int | None = None
+    """How wide training images are, where not as the network takes them (``training.augment.SHARP``)."""
     turned: bool = False
-    """Whether a class turned by 90, 180 or 270 degrees is a further class to learn from (Liu et al., 2020)."""
+    """Whether a class turned by 90, 180 or 270 degrees is a further class (Santoro et al., 2016; Liu et al., 2020)."""
     bf16: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.across_tasks and self.model.writes_convs:
             raise ValueError("tasks whose convolutions differ have no features in common to compare across_tasks")
+        if self.train_size and self.model.image_channels > 1:
+            raise ValueError("photographs are not scaled where they are distorted: no train_size")
 
 
 ONE_SHOT = EpisodeShape(n_way=20, n_shot=1, n_query=5)
@@ -63,10 +68,16 @@ MANY_WAYS = (
 ACROSS_TASKS = 0.5
 
 
+def _sharp(model: HyperTransformerConfig) -> int:
+    """How wide drawings are kept, to be as sharp once distorted as they are where they are not."""
+    return round(augment.SHARP * model.image_size)
+
+
 def omniglot(channels: int, *, n_steps: int) -> Config:
     """Drawn characters, every layer written, normalised by the support set; the whole mixture of tasks."""
     model = HyperTransformerConfig(channels=channels, n_transformer_layers=3)
-    return Config(model, "omniglot", ANY_SHOT, replace(ONE_SHOT, n_query=3), n_steps)
+    validation = replace(ONE_SHOT, n_query=3)
+    return Config(model, "omniglot", ANY_SHOT, validation, n_steps, train_size=_sharp(model), turned=True)
 
 
 def omniglot_64() -> Config:
@@ -74,10 +85,8 @@ def omniglot_64() -> Config:
     model = HyperTransformerConfig(
         channels=64, n_generated_layers=1, normalisation="base", token_dim=128, n_transformer_layers=3
     )
-    validation = replace(ONE_SHOT, n_query=3)
-    return Config(
-        model, "omniglot", MANY_WAYS, validation, 4500, images_per_step=1000, across_tasks=ACROSS_TASKS, bf16=True
-    )
+    config = replace(omniglot(64, n_steps=4500), model=model, shapes=MANY_WAYS)
+    return replace(config, images_per_step=1000, across_tasks=ACROSS_TASKS, bf16=True)
 
 
 def omniglot_4_five_shot(n_generated_layers: int) -> Config:

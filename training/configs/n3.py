@@ -37,6 +37,9 @@ class Config:
     one that the base was trained on (measured on validation classes)."""
     assumed_scatter: float = 1.0
     """The same, in Bayes' rule alone: how little an image is trusted beside what a text says."""
+    refinement: float | None = None
+    """How much the written logits count where the classification layer is fitted to the support images, once there is a
+    network (``models.refine``; chosen on validation classes). Nothing is learned through it."""
     n_queries: int = 96
     """Images of a step."""
     n_imagined: int = 256
@@ -61,7 +64,7 @@ def tiny() -> Config:
 
 def cifar_fs() -> Config:
     """The same base on photographs of another kind than those it met: what N3 is for."""
-    return replace(tiny(), dataset="cifar-fs", assumed_scatter=3.0)
+    return replace(tiny(), dataset="cifar-fs", assumed_scatter=3.0, refinement=1.5)
 
 
 def own() -> Config:
@@ -84,6 +87,7 @@ def words() -> Config:
         scatter=2.0,
         learning_rate=1e-4,
         head_share=0.1,
+        refinement=0.5,
     )
 
 

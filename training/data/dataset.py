@@ -33,19 +33,23 @@ class Dataset:
             raise DataError(f"{self.name} has no test classes here; give images with --images.")
         return self.read(part, self._spec(size))
 
-    def split(self, images: Path | None = None, *, size: int | None = None) -> tuple[ImageSet, ImageSet]:
+    def split(
+        self, images: Path | None = None, *, size: int | None = None, train_size: int | None = None
+    ) -> tuple[ImageSet, ImageSet]:
         """Training and validation classes, disjoint: of the data set, or of a user's own ZIP or folder.
 
-        Of a user's own, every sixth class validates. Raises DataError where that leaves fewer than two.
+        ``train_size``: of training images, where not ``size``. Of a user's own, every sixth class validates. Raises
+        DataError where that leaves fewer than two.
         """
         if images is None:
-            return self.load("train", size=size), self.load("validation", size=size)
+            return self.load("train", size=train_size or size), self.load("validation", size=size)
         everything = read_images(images, self._spec(size))
         if everything.n_classes < MIN_CLASSES:
             found = f"{images} has {everything.n_classes}"
             raise DataError(f"Training takes {MIN_CLASSES} classes at least (every sixth validates); {found}.")
         held_out = set(sorted(everything.class_names)[::6])
-        return everything.where(lambda n, _: n not in held_out), everything.where(lambda n, _: n in held_out)
+        learned = read_images(images, self._spec(train_size)) if train_size else everything
+        return learned.where(lambda n, _: n not in held_out), everything.where(lambda n, _: n in held_out)
 
     def _spec(self, size: int | None) -> PreprocessSpec:
         return replace(self.spec, size=size or self.spec.size)

@@ -1,7 +1,6 @@
 """Omniglot: handwritten characters of 30 alphabets (Lake et al., 2015); split by whole alphabets.
 
-Every sixth alphabet, by name, is for validation. Training classes are also turned by 90, 180 and 270 degrees, each turn
-being a class of its own (Santoro et al., 2016); validation classes are not.
+Every sixth alphabet, by name, is for validation.
 """
 
 from __future__ import annotations
@@ -9,21 +8,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.preprocess import PreprocessSpec
-from training.data.folders import DataError, ImageSet, data_root, read_images, with_rotations
+from training.data.folders import DataError, ImageSet, data_root, read_images
 
 NAME = "omniglot"
 SPEC = PreprocessSpec(size=28, channels=1, fit="pad", invert_dark=True)
 
 
 def load(part: str, spec: PreprocessSpec = SPEC) -> ImageSet:
-    """``part``: "train", "validation", or "all" (both, unturned)."""
+    """``part``: "train", "validation", or "all" (both)."""
     images = read_images(source(), spec)
     held_out = set(sorted(set(images.groups))[::6])
     if part == "validation":
         return images.where(lambda _, group: group in held_out)
     if part == "all":
         return images
-    return with_rotations(images.where(lambda _, group: group not in held_out))
+    return images.where(lambda _, group: group not in held_out)
 
 
 def source() -> Path:

@@ -117,7 +117,7 @@ def assemble(
     """Episodes of one shape -> support ``(B, S, C, H, W)``, labels ``(B, S)``, slots ``(B, K)``, queries, targets.
 
     Queries ``(B, Q, C, H, W)``, targets ``(B, Q)``. Each task gets random label slots, so that all of them are trained.
-    ``random`` switches augmentation on.
+    ``random`` switches augmentation on; without it, images have the size that the network takes.
     """
     slots = np.stack([rng.permutation(config.max_classes)[: len(e.classes)] for e in episodes])
     labels = np.stack(
@@ -129,7 +129,7 @@ def assemble(
     indices = np.stack([np.concatenate([e.support, e.unlabeled, e.query]) for e in episodes])
     pixels = torch.from_numpy(images.pixels[indices]).to(device).movedim(-1, 2).float() / 255
     if random is not None:
-        pixels = _augment(pixels, _class_numbers(episodes).to(device), random, augmentation)
+        pixels = _augment(pixels, _class_numbers(episodes).to(device), random, augmentation, config.image_size)
     pixels = (pixels - config.pixel_mean) / config.pixel_std
     n_support = labels.shape[1]
     targets = np.stack([e.query_labels for e in episodes])
@@ -216,11 +216,12 @@ def _class_numbers(episodes: list[Episode]) -> Tensor:
     return torch.from_numpy(np.stack(positions) + n_way * np.arange(len(episodes))[:, None])
 
 
-def _augment(pixels: Tensor, classes: Tensor, random: torch.Generator, strength: float) -> Tensor:
-    """Distort each image ``(B, N, C, H, W)`` in 0..1; drawings are one-channel, dark on white."""
+def _augment(pixels: Tensor, classes: Tensor, random: torch.Generator, strength: float, size: int) -> Tensor:
+    """Distort each image ``(B, N, C, H, W)`` in 0..1 to ``size``; drawings are one-channel, dark on white."""
     images = pixels.flatten(0, 1)
     if images.shape[1] == 1:
-        images = 1 - augment.distort_strokes(1 - images, classes.flatten(), random, strength)
+        images = 1 - augment.distort_strokes(1 - images, classes.flatten(), random, strength, size=size)
     else:
         images = augment.distort_photographs(images, random, strength)
-    return images.reshape(pixels.shape)
+    distorted: Tensor = images.unflatten(0, pixels.shape[:2])
+    return distorted

@@ -19,10 +19,13 @@ INPUT, LOGITS, FEATURES, PROBABILITIES = "pixels", "logits", "features", "probab
 
 
 def skeleton_for(skeleton: bytes, manifest: Manifest, n_classes: int) -> bytes:
-    """The skeleton with its external weights, and what it says of its logits, for ``n_classes``."""
+    """The skeleton with its external weights, and what it says of its logits, for ``n_classes``.
+
+    Quantised weights, which the manifest does not list, are of no number of classes.
+    """
     model = onnx.load_model_from_string(skeleton)
     for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
+        if tensor.data_location == TensorProto.EXTERNAL and tensor.name in manifest.tensors:
             del tensor.dims[:]
             tensor.dims.extend(manifest.tensors[tensor.name].shape_for(n_classes))
     for output in model.graph.output:

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 
+from models import quantised
 from models.errors import ClassmithError
 from models.runtime import providers_on
 from models.text import Encoders
@@ -25,7 +26,7 @@ from service.api.middleware.context import RequestContext
 from service.api.rate_limits import RateLimits
 from service.api.state import Served
 from service.batching import Batcher
-from service.catalogue import read_catalogue
+from service.catalogue import Catalogue, read_catalogue
 from service.descriptions import DescriptionReader, prepare_encoders
 from service.explaining import Explainer
 from service.images import Intake
@@ -34,7 +35,7 @@ from service.pending import PendingGenerations
 from service.ports import Generation, TaskRecord, TaskStore
 from service.requests import Specifier
 from service.session_cache import SessionCache
-from service.sessions import SharedNetworks
+from service.sessions import Placement, SharedNetworks
 from service.settings import Settings
 from service.siblings import Siblings
 from service.storage import open_storage
@@ -93,6 +94,17 @@ def create_app(
     return app
 
 
+def _placement(settings: Settings, catalogue: Catalogue) -> Placement:
+    """Where networks run; in 8-bit integers only where the processor is made for it."""
+    providers = providers_on(settings.device)
+    if not settings.int8:
+        return Placement(providers)
+    if not quantised.is_worthwhile():
+        log.warning("CLASSMITH_INT8 is left aside: this processor has no instructions for 8-bit integers")
+        return Placement(providers)
+    return Placement(providers, catalogue.quantised())
+
+
 async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics, tracing: Tracing) -> Tasks:
     """Every part, in the order they need each other; the stack takes them apart."""
     pool = ThreadPoolExecutor(N_STORE_THREADS, "classmith-store")
@@ -105,7 +117,7 @@ async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics, tr
     if settings.text_encoder_at_start:
         pool.submit(prepare_encoders, catalogue.text_encoders, encoders)
     generation = TracedGeneration(storage.generation, tracing)
-    networks = SharedNetworks(providers_on(settings.device))
+    networks = SharedNetworks(_placement(settings, catalogue))
     loader = Loader(storage.tasks, storage.bundles, generation, catalogue, networks)
     sessions = SessionCache(
         traced_load(tracing, loader.session),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from models import quantised
 from models.errors import ImpossibleTask, InvalidMetaModel, Unavailable
 from models.metamodel import MetaModel, load
 
@@ -63,6 +64,17 @@ class Catalogue:
     def names(self) -> list[str]:
         """All names, in order."""
         return sorted(self.by_name)
+
+    def quantised(self) -> dict[str, bytes]:
+        """Skeletons in 8-bit integers by their meta-model's digest; of a broken one an error is logged."""
+        found = {}
+        for meta_model in self.by_name.values():
+            try:
+                if read := quantised.read(meta_model):
+                    found[meta_model.digest] = read[0]
+            except InvalidMetaModel as error:
+                log.error("quantised skeleton refused: %s", error.message)
+        return found
 
     @property
     def max_classes(self) -> int:

@@ -8,7 +8,7 @@ tasks write their logits layer alone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from models import quantised
 from models.bundle import Bundle, BundleHeader, Tensors
 from models.errors import CorruptBundle
 from models.graph import INPUT, LOGITS, skeleton_for
@@ -76,29 +77,45 @@ class Session:
         return np.asarray(self.network.run([self.tensors] * len(pixels), pixels))
 
 
-def build_session(
-    meta_model: MetaModel, bundle: Bundle, tenant: str, task_id: str, providers: Sequence[str] = ()
-) -> Session:
-    """A session with a network of its own; raises CorruptBundle where bundle and meta-model do not belong together.
+@dataclass(frozen=True)
+class Placement:
+    """How networks of tasks are run.
 
-    ``providers``: for a network that is large enough.
+    ``providers``: for those that are large enough. ``int8``: quantised skeletons by the digest of their meta-model,
+    whose networks are run in 8-bit integers where it is the processor that runs them.
     """
+
+    providers: Sequence[str] = ()
+    int8: Mapping[str, bytes] = field(default_factory=dict)
+
+
+ON_THE_PROCESSOR = Placement()
+
+
+def build_session(
+    meta_model: MetaModel, bundle: Bundle, tenant: str, task_id: str, placement: Placement = ON_THE_PROCESSOR
+) -> Session:
+    """A session with a network of its own; raises CorruptBundle where bundle and meta-model do not belong together."""
     _check(meta_model, bundle)
     graph = skeleton_for(meta_model.read("skeleton.onnx"), meta_model.manifest, len(bundle.header.class_names))
     weights = meta_model.weights(bundle.tensors)
+    providers = worth_a_device(weights.values(), placement.providers)
+    if not providers and (skeleton := placement.int8.get(meta_model.digest)):
+        graph = skeleton_for(skeleton, meta_model.manifest, len(bundle.header.class_names))
+        weights = quantised.weights(graph, weights)
     n_bytes = len(graph) + sum(tensor.nbytes for tensor in weights.values()) + OVERHEAD_BYTES
-    network = OwnNetwork(make_session(graph, weights, providers=worth_a_device(weights.values(), providers)))
+    network = OwnNetwork(make_session(graph, weights, providers=providers))
     return Session(tenant, task_id, bundle.header, meta_model.manifest.preprocess, n_bytes, network)
 
 
 class SharedNetworks:
     """The shared network of each meta-model that can have one, made at its first task. Blocking and thread-safe.
 
-    ``providers``: where large networks run, and those of single tasks too.
+    ``placement``: of these, and of the networks of single tasks.
     """
 
-    def __init__(self, providers: Sequence[str] = ()) -> None:
-        self._providers = providers
+    def __init__(self, placement: Placement = ON_THE_PROCESSOR) -> None:
+        self._placement = placement
         self._lock = threading.Lock()
         self._found: dict[str, MixedNetwork | None] = {}
 
@@ -107,18 +124,18 @@ class SharedNetworks:
         _check(meta_model, bundle)
         network = self._network(meta_model)
         if network is None:
-            return build_session(meta_model, bundle, tenant, task_id, self._providers)
+            return build_session(meta_model, bundle, tenant, task_id, self._placement)
         n_bytes = sum(tensor.nbytes for tensor in bundle.tensors.values()) + SHARING_OVERHEAD_BYTES
         preprocess = meta_model.manifest.preprocess
         own = None
         if not network.writes_heads_alone:
-            own = partial(build_session, meta_model, bundle, tenant, task_id, self._providers)
+            own = partial(build_session, meta_model, bundle, tenant, task_id, self._placement)
         return Session(tenant, task_id, bundle.header, preprocess, n_bytes, network, bundle.tensors, own)
 
     def _network(self, meta_model: MetaModel) -> MixedNetwork | None:
         with self._lock:
             if meta_model.digest not in self._found:
-                self._found[meta_model.digest] = mixed_network(meta_model, self._providers)
+                self._found[meta_model.digest] = mixed_network(meta_model, self._placement.providers)
             return self._found[meta_model.digest]
 
 

@@ -137,6 +137,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where classifiers are made, and large ones run: "cpu", "cuda", or "auto" for a GPU where there is one. Small ones
     run on the processor, which is faster."""
+    int8: bool = False
+    """Run large networks in 8-bit integers, where their meta-model has been quantised (its card says what that changes)
+    and the processor has instructions for them. ``model.onnx`` stays as it is."""
     n_runners: int = Field(default_factory=lambda: max(2, min(16, os.cpu_count() or 2)), ge=1)
     """Threads that decode images and run classifiers."""
     max_batch: int = Field(64, ge=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from models import quantised
 from models.metamodel import Manifest
 
 FITTED = (
@@ -62,14 +63,24 @@ MET_IMAGENET = (
 )
 
 
-def render(manifest: Manifest, evaluation: dict[str, Any], comparison: dict[str, Any] | None = None) -> str:
-    """The card's Markdown. ``comparison``: runs that differ in one thing from this one (`training compare-words`)."""
+def render(
+    manifest: Manifest,
+    evaluation: dict[str, Any],
+    comparison: dict[str, Any] | None = None,
+    int8: quantised.Facts | None = None,
+) -> str:
+    """The card's Markdown.
+
+    ``comparison``: runs that differ in one thing from this one (`training compare-words`). ``int8``: what quantising
+    changed.
+    """
     sections = [
         f"# {manifest.name}\n\n{manifest.summary}",
         _facts(manifest, evaluation),
         _accuracy(evaluation["columns"]),
         _fine_tuning(evaluation["columns"]),
         _comparison(comparison) if comparison else "",
+        _int8(int8) if int8 else "",
         _calibration(evaluation["columns"]),
         _notes(evaluation),
         "Rendered from `evaluation.json` by `training evaluate`; commands and seeds are in that file.",
@@ -216,6 +227,22 @@ def _comparison(comparison: dict[str, Any]) -> str:
         f"exported ({counts}): `{comparison['command']}`."
     )
     return "\n".join(["## Ablations and peers", "", head, "|---" * (len(columns) + 2) + "|", *rows, "", note])
+
+
+def _int8(facts: quantised.Facts) -> str:
+    names = ("float32", "int8", "difference", "agreement")
+    rows = [
+        f"| {column_name(c)} | {' | '.join(_figure(c['accuracy'][name]) for name in names)} | {c['speed_up']} |"
+        for c in facts.columns
+    ]
+    first = facts.columns[0]
+    note = (
+        f"The same tasks and images by both networks, {first['n_episodes']} episodes: `{facts.command}`. Agreement: "
+        f"images that get the same answer. Times as fast: of {quantised.N_TIMED} images at once on one thread, "
+        f"{first['hardware']}."
+    )
+    head = "| accuracy, % | float32 | int8 | difference | agreement | times as fast |"
+    return "\n".join(["## In 8-bit integers", "", head, "|---" * 6 + "|", *rows, "", note])
 
 
 def _counts(columns: list[dict[str, Any]]) -> str:

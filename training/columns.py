@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from models import quantised
 from models.metamodel import MetaModel
 from training import card, described_tasks, fine_tuning
 from training.checkpoint import write_text
@@ -15,6 +16,7 @@ from training.data.descriptions import ClassTexts
 from training.data.folders import DataError, ImageSet, read_images
 from training.episodes import EpisodeShape, shrink
 from training.evaluate import evaluate
+from training.quantise import quantise
 
 Column = tuple[EpisodeShape, bool]
 STANDARD: dict[str, tuple[Column, ...]] = {
@@ -74,11 +76,33 @@ def evaluate_standard(
 
 
 def write_card(meta_model: MetaModel) -> None:
-    """CARD.md, from the evaluation.json and, where there is one, the comparison.json beside it."""
+    """CARD.md, from the evaluation.json and, where there are any, the comparison.json and int8.json beside it."""
     evaluation = json.loads((meta_model.folder / "evaluation.json").read_text())
     path = meta_model.folder / COMPARISON
     comparison = json.loads(path.read_text()) if path.is_file() else None
-    write_text(meta_model.folder / "CARD.md", card.render(meta_model.manifest, evaluation, comparison))
+    found = quantised.read(meta_model)
+    rendered = card.render(meta_model.manifest, evaluation, comparison, found[1] if found else None)
+    write_text(meta_model.folder / "CARD.md", rendered)
+
+
+def quantise_trained(
+    meta_model: MetaModel, *, images: Path | None = None, n_episodes: int = 100, seed: int = 0
+) -> quantised.Facts:
+    """Quantise by the classes that it was trained on, compare on those that validate, and write the card anew.
+
+    ``images``: the user's own class folders, where it was trained on them. Raises DataError where that is not so, and
+    as ``training.quantise``.
+    """
+    training = _evaluation(meta_model)["training"]
+    if training.get("own_images", False) != (images is not None):
+        raise DataError(f"Give --images where {meta_model.name} was trained on your own images, and only there.")
+    dataset = DATASETS[training["config"]["dataset"]]
+    train, validation = dataset.split(images, size=meta_model.manifest.preprocess.size)
+    own = descriptions.read_descriptions(descriptions.beside(images)) if images else None
+    texts = own or descriptions.of_dataset(dataset.name)
+    facts = quantise(meta_model, train, validation, texts, n_episodes=n_episodes, seed=seed)
+    write_card(meta_model)
+    return facts
 
 
 def described_columns(images: ImageSet, n_episodes: int, *, shots: bool) -> list[tuple[EpisodeShape, int]]:
@@ -144,12 +168,17 @@ def evaluate_every_image(meta_model: MetaModel, source: Path | None = None, *, s
 
 def _trained_on(meta_model: MetaModel) -> dict[str, Any]:
     """What evaluation.json says; raises DataError where it is of a user's own images, or missing."""
+    evaluation = _evaluation(meta_model)
+    if evaluation["training"].get("own_images"):
+        raise DataError(f"{meta_model.name} was trained on your own images; evaluate it on others with --images.")
+    return evaluation
+
+
+def _evaluation(meta_model: MetaModel) -> dict[str, Any]:
     path = meta_model.folder / "evaluation.json"
     if not path.is_file():
         raise DataError(f"{path} is missing; export the meta-model again, or give --images.")
     evaluation: dict[str, Any] = json.loads(path.read_text())
-    if evaluation["training"].get("own_images"):
-        raise DataError(f"{meta_model.name} was trained on your own images; evaluate it on others with --images.")
     return evaluation
 
 

@@ -27,6 +27,7 @@ from training.baselines import logistic_regression, nearest_centroid
 from training.data.folders import ImageSet
 from training.episodes import Episode, EpisodeShape, sample
 
+HARDWARE = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 N_AGNOSTIC = 50
 N_UNKNOWN = 20
 Tensors = dict[str, NDArray[np.float32]]
@@ -192,7 +193,7 @@ def column(
         "seed": seed,
         "data_digest": images.digest,
         "n_classes": images.n_classes,
-        "hardware": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "hardware": HARDWARE,
         **figures,
         "chance": round(100 / shape.n_way, 2),
     }

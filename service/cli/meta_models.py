@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from models import quantised
 from models.errors import InvalidMetaModel
 from models.metamodel import load
 from service.catalogue import meta_model_folders, read_catalogue
@@ -41,7 +42,7 @@ def verify(asked: argparse.Namespace) -> int:
 
 def _fault(folder: Path) -> str:
     try:
-        load(folder)
+        quantised.read(load(folder))
     except InvalidMetaModel as error:
         return error.message
     return ""

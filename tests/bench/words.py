@@ -30,7 +30,11 @@ def words(bench: Bench) -> Figures:
         bodies = write_images(bench.folder / "photographs", map(photograph, range(20)))
         model = bench.folder / "described.onnx"
         model.write_bytes(client.send("GET", f"/tasks/{task_id}/model.onnx"))
-        speed = beside_raw(bench, Served(server, f"/tasks/{task_id}/predict", bodies, "image/jpeg"), model)
+        path = f"/tasks/{task_id}/predict"
+        speed = beside_raw(bench, Served(server, path, bodies, "image/jpeg"), model)
+    with service(state_dir, INT8="true") as server:
+        in_integers = beside_raw(bench, Served(server, path, bodies, "image/jpeg"), model)
+    figures |= {f"int8_{name}": in_integers[name] for name in ("per_s", "of_raw", "p99_ms")}
     return {**figures, "load_p50_ms": percentile(times_ms, 50), "load_p95_ms": percentile(times_ms, 95), **speed}
 
 
@@ -78,4 +82,6 @@ TABLE = (
     ("adapted MobileNetV2: a raw loop on all cores", "words", "raw_per_s", "{:,.0f} a second", ""),
     ("adapted MobileNetV2: the service, 16 connections", "words", "per_s", "{:,.0f} a second", ""),
     ("of the raw loop", "words", "of_raw", "{:.0%}", "85 % or more"),
+    ("the same in 8-bit integers (`CLASSMITH_INT8`)", "words", "int8_per_s", "{:,.0f} a second", ""),
+    ("of the raw loop in floats", "words", "int8_of_raw", "{:.0%}", ""),
 )

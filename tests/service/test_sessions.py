@@ -7,7 +7,7 @@ from models import metamodel, runtime
 from models.errors import CorruptBundle
 from models.mixed import MixedNetwork
 from models.preprocess import PreprocessSpec
-from service.sessions import OwnNetwork, SharedNetworks, build_session
+from service.sessions import OwnNetwork, Placement, SharedNetworks, build_session
 from tests.bench import networks
 from tests.service import tiny
 
@@ -120,12 +120,12 @@ def test_large_networks_are_made_for_the_device_and_small_ones_for_the_processor
     def first_provider(session):
         return session.network.network.get_providers()[0]
 
-    small = metamodel.load(metamodel.ZOO / "omniglot-8")
-    made = SharedNetworks([ELSEWHERE]).session(small, tiny.bundle(small), "t", "id")
+    small, there = metamodel.load(metamodel.ZOO / "omniglot-8"), Placement([ELSEWHERE])
+    made = SharedNetworks(there).session(small, tiny.bundle(small), "t", "id")
     assert first_provider(made.promote()) == runtime.CPU
     assert made.network._sessions[1].get_providers()[0] == runtime.CPU
     large = networks.resnet18(tmp_path)
-    shared = SharedNetworks([ELSEWHERE]).session(large, tiny.bundle(large), "t", "id")
+    shared = SharedNetworks(there).session(large, tiny.bundle(large), "t", "id")
     assert shared.network._sessions[0].get_providers()[0] == ELSEWHERE
-    assert first_provider(build_session(large, tiny.bundle(large), "t", "id", [ELSEWHERE])) == ELSEWHERE
+    assert first_provider(build_session(large, tiny.bundle(large), "t", "id", there)) == ELSEWHERE
     assert first_provider(build_session(large, tiny.bundle(large), "t", "id")) == runtime.CPU

@@ -137,7 +137,7 @@ def cifar_fs() -> Config:
 
 CONFIGS: dict[str, Callable[[], Config]] = {
     "omniglot-4": lambda: omniglot(4, n_steps=4000),
-    "omniglot-8": lambda: omniglot(8, n_steps=2400),
+    "omniglot-8": lambda: omniglot(8, n_steps=5000),
     "omniglot-16": lambda: omniglot(16, n_steps=4000),
     "omniglot-32": lambda: omniglot(32, n_steps=3000),
     "omniglot-64": omniglot_64,

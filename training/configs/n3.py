@@ -59,12 +59,12 @@ def tiny() -> Config:
     """On our own ResNet-18, which met the training classes alone: every unseen class is unseen."""
     model = N3Config(BaseSpec("resnet18", 64), n_features=256)
     base = "runs/resnet18-tiny/checkpoint.safetensors"
-    return Config(model, "tiny-imagenet", base, n_steps=600, n_queries=128, n_imagined=0)
+    return Config(model, "tiny-imagenet", base, n_steps=600, n_queries=128, n_imagined=0, refinement=1.5)
 
 
 def cifar_fs() -> Config:
     """The same base on photographs of another kind than those it met: what N3 is for."""
-    return replace(tiny(), dataset="cifar-fs", assumed_scatter=3.0, refinement=1.5)
+    return replace(tiny(), dataset="cifar-fs", assumed_scatter=3.0)
 
 
 def own() -> Config:

@@ -20,10 +20,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from models import device
 from models.bundle import Tensors
 from models.graph import FEATURES, INPUT, LOGITS
 from models.metamodel import HEAD, Manifest, MetaModel
-from models.runtime import make_session, run, worth_a_device
+from models.runtime import make_session, run
 
 GROUPS = (8, 4, 2, 1)
 """Rows of one run of grouped networks; a batch is cut into these. More than 8 gain nothing on a CPU (measured)."""
@@ -78,7 +79,7 @@ def mixed_network(meta_model: MetaModel, providers: Sequence[str] = ()) -> Mixed
         return None
     trunk = _until_features(_with_base(graph, meta_model))
     if not written:
-        chosen = worth_a_device(meta_model.base.values(), providers)
+        chosen = device.worth_it(meta_model.base.values(), providers)
         return MixedNetwork({0: make_session(trunk.SerializeToString(), {}, providers=chosen)}, written)
     if not _can_fold(trunk.graph, set(written)):
         return None

@@ -26,8 +26,8 @@ SKELETON, FACTS = "skeleton.int8.onnx", "int8.json"
 LARGEST = 127
 N_TIMED = 8
 """Images of a run whose speed the facts compare."""
-QUANTISED, SCALE = "_quantized", "_scale"
-"""Behind a weight's or bias's name, in the names that ONNX Runtime's quantisation tool gives."""
+QUANTISED = "_quantized"
+"""Behind the name of a weight or bias, in the names that ONNX Runtime's quantisation tool gives."""
 CPU_INFO = Path("/proc/cpuinfo")
 INSTRUCTIONS = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
 """Without one of them, sums of products of 8-bit integers may overflow on x86, and are no faster anywhere."""

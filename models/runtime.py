@@ -9,21 +9,17 @@ threads of its own.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-
-from models.errors import MissingDevice
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 ERRORS_ONLY = 3
 OPTIONS = {CUDA: {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}}
 """No search for the fastest kernel whenever a batch has a new size; no more memory than is used; and float32 as it is,
 so that answers are the processor's."""
-MIN_DEVICE_BYTES = 4_000_000
-"""A network of less is done before its images would be on the device and its logits back."""
 
 
 def make_session(
@@ -74,19 +70,6 @@ def run_bound(
     session.run_with_iobinding(binding)
     found: NDArray[np.float32] = binding.copy_outputs_to_cpu()[0]
     return found
-
-
-def providers_on(device: str) -> list[str]:
-    """The execution providers of "cuda", "cpu" or "auto", best first; raises MissingDevice where there is none."""
-    has_cuda = CUDA in ort.get_available_providers()
-    if device == "cuda" and not has_cuda:
-        raise MissingDevice("This ONNX Runtime has no CUDA: put onnxruntime-gpu in its place, or use the processor.")
-    return [CUDA] if has_cuda and device != "cpu" else []
-
-
-def worth_a_device(weights: Iterable[NDArray[np.generic]], providers: Sequence[str]) -> Sequence[str]:
-    """The same providers for a network with these weights, or none where it is done sooner by the processor."""
-    return providers if sum(array.nbytes for array in weights) >= MIN_DEVICE_BYTES else ()
 
 
 def choose_providers(wanted: Sequence[str] | None = None) -> list[str]:

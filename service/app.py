@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 
 from models import quantised
+from models.device import providers_on
 from models.errors import ClassmithError
-from models.runtime import providers_on
 from models.text import Encoders
 from service.api import errors, explain, health, open_inference, open_inference_models, openapi, page, predict, tasks
 from service.api.auth import Keyring

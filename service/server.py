@@ -17,8 +17,8 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client import start_http_server
 
+from models.device import providers_on
 from models.errors import MissingDevice, Unavailable
-from models.runtime import providers_on
 from models.text import Encoders
 from service.api.state import Served
 from service.app import create_app

@@ -17,14 +17,14 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from models import quantised
+from models import device, quantised
 from models.bundle import Bundle, BundleHeader, Tensors
 from models.errors import CorruptBundle
 from models.graph import INPUT, LOGITS, skeleton_for
 from models.metamodel import MetaModel
 from models.mixed import MixedNetwork, mixed_network
 from models.preprocess import PreprocessSpec
-from models.runtime import make_session, run, worth_a_device
+from models.runtime import make_session, run
 
 OVERHEAD_BYTES = 250_000
 """What ONNX Runtime keeps for a session besides its weights (measured, x86-64, version 1.31)."""
@@ -99,7 +99,7 @@ def build_session(
     _check(meta_model, bundle)
     graph = skeleton_for(meta_model.read("skeleton.onnx"), meta_model.manifest, len(bundle.header.class_names))
     weights = meta_model.weights(bundle.tensors)
-    providers = worth_a_device(weights.values(), placement.providers)
+    providers = device.worth_it(weights.values(), placement.providers)
     if not providers and (skeleton := placement.int8.get(meta_model.digest)):
         graph = skeleton_for(skeleton, meta_model.manifest, len(bundle.header.class_names))
         weights = quantised.weights(graph, weights)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from models.bundle import Bundle
+from models.device import providers_on
 from models.errors import Unavailable
 from models.generator import Codes, OnnxGenerator
 from models.metamodel import MetaModel
-from models.runtime import providers_on
 from models.task import TaskSpec
 from models.text import Encoders
 from service.catalogue import Catalogue

@@ -11,11 +11,12 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import onnxruntime as ort
 import pytest
 
-from models import metamodel, runtime
+from models import metamodel
+from models.device import starts
 from models.metamodel import ZOO
+from models.runtime import CUDA
 from service.cli.load import content_length, generate_load, is_whole, request_bytes
 from tests.bench.__main__ import PARTS, TABLE, percentile, rows
 from tests.bench.measure import Bench
@@ -77,7 +78,7 @@ def test_the_table_names_figures_of_the_parts_and_leaves_out_what_was_not_taken(
     assert rows({"speed_up": {"skipped": "needs torch"}}) == []
 
 
-@pytest.mark.skipif(runtime.CUDA in ort.get_available_providers(), reason="there is a GPU")
+@pytest.mark.skipif(starts(CUDA), reason="there is a GPU")
 def test_without_a_gpu_the_bench_says_so(tmp_path: Path) -> None:
     found = PARTS["gpu"](Bench(tmp_path, metamodel.load(ZOO / "omniglot-8"), quick=True))
     assert found.keys() == {"skipped"}

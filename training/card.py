@@ -118,7 +118,8 @@ def _facts(manifest: Manifest, evaluation: dict[str, Any]) -> str:
         *_base_facts(training["config"], training.get("base"), training["train_data_digest"]),
         (
             "trained on",
-            f"{_data_name(training)}, {training['train_classes']} classes (digest {training['train_data_digest']})",
+            f"{_data_name(training)}, {training['train_classes']} classes{_turned(training['config'])} "
+            f"(digest {training['train_data_digest']})",
         ),
         ("never seen in training", ", ".join(training["validation_groups"])),
         ("steps", f"{training['steps']} of {_step(training['config'])}, seed {training['config']['seed']}"),
@@ -243,6 +244,10 @@ def _int8(facts: quantised.Facts) -> str:
     )
     head = "| accuracy, % | float32 | int8 | difference | agreement | times as fast |"
     return "\n".join(["## In 8-bit integers", "", head, "|---" * 6 + "|", *rows, "", note])
+
+
+def _turned(config: dict[str, Any]) -> str:
+    return ", turned by quarters four times as many" if config.get("turned") else ""
 
 
 def _counts(columns: list[dict[str, Any]]) -> str:

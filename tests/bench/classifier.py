@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.preprocess import PreprocessSpec, to_pixels
-from models.runtime import make_session, providers_on, run
+from models.runtime import make_session, run
 
 
 class Classifier:
     """Encoded images -> label and probability, by the file of GET /tasks/{id}/model.onnx."""
 
-    def __init__(self, model: Path, device: str = "cpu") -> None:
-        self.session = make_session(model.read_bytes(), {}, providers=providers_on(device))
+    def __init__(self, model: Path, providers: Sequence[str] = ()) -> None:
+        self.session = make_session(model.read_bytes(), {}, providers=providers)
         properties = self.session.get_modelmeta().custom_metadata_map
         self.class_names: list[str] = json.loads(properties["class_names"])
         self.spec = PreprocessSpec(**json.loads(properties["preprocess"]))

@@ -17,6 +17,7 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
+from models.device import providers_on
 from tests.bench.classifier import Classifier
 
 BATCHES = {"cpu": (1, 4, 8), "cuda": (1, 8, 32, 64)}
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--device", choices=sorted(BATCHES), default="cpu")
     args = parser.parse_args()
     bodies = [Path(body).read_bytes() for body in json.load(sys.stdin)["bodies"]]
-    classifier = Classifier(args.model, args.device)
+    classifier = Classifier(args.model, providers_on(args.device))
     classifier.answers(bodies[:1])
     rates = {n: images_per_s(classifier, bodies, n, args.threads, args.seconds) for n in BATCHES[args.device]}
     best = max(rates, key=lambda n: rates[n])

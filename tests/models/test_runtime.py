@@ -13,7 +13,6 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from models import graph, metamodel, runtime
-from models.errors import MissingDevice
 from tests.service import tiny
 
 
@@ -132,24 +131,6 @@ def test_bound_runs_do_not_disturb_each_other(meta_model):
         found = list(pool.map(lambda pixels: runtime.run_bound(session, "logits", {"pixels": pixels}, "cpu"), given))
     for logits, pixels in zip(found, given, strict=True):
         np.testing.assert_array_equal(logits, session.run(["logits"], {"pixels": pixels})[0])
-
-
-def test_the_providers_of_a_device():
-    has_cuda = runtime.CUDA in ort.get_available_providers()
-    assert runtime.providers_on("cpu") == []
-    assert runtime.providers_on("auto") == [runtime.CUDA] * has_cuda
-    if has_cuda:
-        assert runtime.providers_on("cuda") == [runtime.CUDA]
-    else:
-        with pytest.raises(MissingDevice, match="onnxruntime-gpu"):
-            runtime.providers_on("cuda")
-
-
-def test_only_large_networks_go_to_a_device():
-    large, small = [np.zeros(10**6, np.float32)], [np.zeros(1000, np.float32)] * 3
-    assert runtime.worth_a_device(large, [runtime.CUDA]) == [runtime.CUDA]
-    assert not runtime.worth_a_device(small, [runtime.CUDA])
-    assert not runtime.worth_a_device(large, [])
 
 
 def test_sessions_of_tasks_start_no_threads(meta_model):

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from models import metamodel, quantised
 from tests.bench.__main__ import PARTS, RESULTS, rows
 from tests.chaos import figures
 from training.card import COMPARED_HEAD, column_name, compared_cells, met
@@ -203,10 +204,28 @@ def speed() -> str:
         "|---|---|---|",
         *(f"| {what} | {figure} | {target} |" for what, figure, target in rows(results)),
         "",
+        *in_integers(),
         *(f"Not measured: {part}, {results[part]['skipped']}" for part in PARTS if "skipped" in results.get(part, {})),
         "",
     ]
     return "\n".join(lines)
+
+
+def in_integers() -> list[str]:
+    """What quantising changed, of each meta-model that was."""
+    lines = []
+    for path in sorted(metamodel.ZOO.glob(f"*/{quantised.FACTS}")):
+        facts = quantised.Facts.model_validate_json(path.read_bytes())
+        changed = (
+            f"{c['accuracy']['difference']['mean']:+.1f} ± {c['accuracy']['difference']['ci95']:.1f} ({column_name(c)})"
+            for c in facts.columns
+        )
+        faster = min(column["speed_up"] for column in facts.columns)
+        lines.append(
+            f"- {path.parent.name} in 8-bit integers: {faster:.1f} times as fast on one thread, points of accuracy "
+            f"{', '.join(changed)}: `{facts.command}`"
+        )
+    return [*lines, ""] if lines else []
 
 
 def faults() -> str:

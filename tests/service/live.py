@@ -91,9 +91,9 @@ def held_generations() -> Iterator[threading.Event]:
     """Generations of this process wait for the event, which is set at the latest at the end of the block."""
     go_on, generate = threading.Event(), OnnxGenerator.generate
 
-    def held(self: OnnxGenerator, meta_model: MetaModel, spec: TaskSpec) -> Bundle:
+    def held(self: OnnxGenerator, meta_model: MetaModel, spec: TaskSpec, **options: Any) -> Bundle:
         assert go_on.wait(240)
-        return generate(self, meta_model, spec)
+        return generate(self, meta_model, spec, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OnnxGenerator, "generate", held)

@@ -66,7 +66,7 @@ class OnnxGenerator:
         if codes is not None:
             written = {name: tensor for name, tensor in written.items() if not name.endswith(CODES)} | dict(codes)
         if manifest.refinement is not None and any(c.images for c in spec.classes):
-            written |= self._refined(meta_model, spec, order, written, manifest.refinement)
+            written |= self._refined(meta_model, spec, order, feeds, written)
         tensors = {
             name: _in_user_order(tensor, order) if _has_class_rows(manifest, name) else tensor
             for name, tensor in written.items()
@@ -111,19 +111,24 @@ class OnnxGenerator:
         meta_model: MetaModel,
         spec: TaskSpec,
         order: Sequence[int],
+        feeds: Mapping[str, NDArray[Any]],
         written: Mapping[str, NDArray[np.float32]],
-        trust: float,
     ) -> dict[str, NDArray[np.float32]]:
-        """The classification layer fitted to the features that the adapted network has of the support images."""
-        pixels, labels = _support(spec, order, unlabeled_slot=meta_model.manifest.max_classes)
+        """The classification layer fitted to the features that the adapted network has of the support images.
+
+        Where no layer is adapted, those are the features in ``feeds``.
+        """
+        manifest, trust = meta_model.manifest, meta_model.manifest.refinement
+        assert trust is not None
+        pixels, labels = _support(spec, order, unlabeled_slot=manifest.max_classes)
+        features = feeds["features"][feeds["feature_mask"] > 0]
         if any(name.endswith(CODES) for name in written):
-            skeleton = skeleton_for(meta_model.read("skeleton.onnx"), meta_model.manifest, len(order))
+            skeleton = skeleton_for(meta_model.read("skeleton.onnx"), manifest, len(order))
             weights = meta_model.weights(written)
             session = make_session(skeleton, weights, providers=self._providers, n_threads=self._n_threads)
-        else:
-            session = self._base_session(meta_model)
+            features = _features(session, pixels)
         weight, bias = (written[name] for name in HEAD)
-        return dict(zip(HEAD, refine(weight, bias, _features(session, pixels), labels, trust=trust), strict=True))
+        return dict(zip(HEAD, refine(weight, bias, features, labels, trust=trust), strict=True))
 
     def _session(self, meta_model: MetaModel) -> ort.InferenceSession:
         return self._made_once(meta_model.digest, lambda: (meta_model.read("generator.onnx"), {}))

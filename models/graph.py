@@ -35,6 +35,14 @@ def skeleton_for(skeleton: bytes, manifest: Manifest, n_classes: int) -> bytes:
     return data
 
 
+def with_weights(model: onnx.ModelProto, weights: Tensors) -> onnx.ModelProto:
+    """The external weights put into the file, as float32: what ``externalise`` took out."""
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            tensor.CopyFrom(numpy_helper.from_array(np.asarray(weights[tensor.name], np.float32), tensor.name))
+    return model
+
+
 def externalise(model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
     """The named initializers made external references without data; used once, at export."""
     for tensor in model.graph.initializer:
@@ -69,10 +77,7 @@ def self_contained(meta_model: MetaModel, header: BundleHeader, tensors: Tensors
     """
     n_classes = len(header.class_names)
     model = onnx.load_model_from_string(skeleton_for(meta_model.read("skeleton.onnx"), meta_model.manifest, n_classes))
-    weights = meta_model.weights(tensors)
-    for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            tensor.CopyFrom(numpy_helper.from_array(np.asarray(weights[tensor.name], np.float32), tensor.name))
+    with_weights(model, meta_model.weights(tensors))
     temperature = numpy_helper.from_array(np.array(header.temperature, np.float32), "temperature")
     model.graph.initializer.append(temperature)
     model.graph.node.extend(

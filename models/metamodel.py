@@ -98,6 +98,8 @@ class Manifest(BaseModel):
             raise ValueError("it accepts neither images nor descriptions")
         if self.accepts_descriptions != (self.text_encoder is not None):
             raise ValueError("text_encoder goes with accepts_descriptions")
+        if self.refinement is not None and not self.accepts_descriptions:
+            raise ValueError("refinement is for those that read features of images beside descriptions")
         return self
 
 

@@ -60,14 +60,6 @@ def read(meta_model: MetaModel) -> tuple[bytes, Facts] | None:
     return skeleton, facts
 
 
-def write(meta_model: MetaModel, skeleton: bytes, facts: Facts) -> None:
-    """Put both files into the folder; of an interruption between them ``read`` knows."""
-    for name, data in ((SKELETON, skeleton), (FACTS, (facts.model_dump_json(indent=1) + "\n").encode())):
-        staging = meta_model.folder / f".{name}"
-        staging.write_bytes(data)
-        staging.replace(meta_model.folder / name)
-
-
 def is_worthwhile() -> bool:
     """Whether this processor has instructions for it; where that cannot be read, it has none."""
     try:

@@ -49,7 +49,8 @@ def serve(settings: Settings) -> int:
     """Serve until told to stop; the exit status. Raises InvalidSettings where it cannot even begin."""
     configure_logging(settings.log_level)
     _check_state_dir(settings)
-    _providers(settings)
+    if settings.device == "cuda":  # "auto" does without, and a process that only supervises wants no GPU
+        _providers(settings)
     with _listen(settings) as listening:
         announce = partial(
             print, f"Classmith listens on http://{_address(listening)} (documentation: /docs)", flush=True

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SHARP = 9 / 7
+"""How much larger than the distorted ones drawings must be, to be as sharp then as by scaling (docs/decisions.md)."""
 CLASS_RANGES = (0.4, 0.25, 0.25, 0.35, 0.05, 0.05)
 IMAGE_RANGES = (0.175, 0.125, 0.125, 0.15, 0.1, 0.1)
 CLASS_WARP, IMAGE_WARP, N_WAVES = 0.12, 0.04, 4

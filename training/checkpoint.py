@@ -63,8 +63,13 @@ def refuse_other(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that it appears whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The same of any file."""
     staging = path.with_name(f".{path.name}.partial")
-    staging.write_text(text)
+    staging.write_bytes(data)
     os.replace(staging, path)
 
 

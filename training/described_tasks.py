@@ -91,11 +91,11 @@ class Subject:
         stored = bundle.decode(bundle.encode(written))
         return {name: np.asarray(tensor, np.float32) for name, tensor in stored.tensors.items()}
 
-    def network(self, tensors: Tensors, *, int8: bool = False) -> Callable[[NDArray[np.int64]], Logits]:
-        """The network that was made for the task: images -> logits ``(Q, K)``; in integers where asked for."""
-        if not self.adapts_layers and not int8:
+    def network(self, tensors: Tensors, *, int8: bytes | None = None) -> Callable[[NDArray[np.int64]], Logits]:
+        """The network that was made for the task: images -> logits ``(Q, K)``; by a quantised skeleton, if given."""
+        if not self.adapts_layers and int8 is None:
             return partial(self.head, tensors)
-        session = self._int8_session(tensors) if int8 else self._session(tensors)
+        session = self._session(tensors) if int8 is None else self._int8_session(int8, tensors)
         return lambda chosen: np.asarray(session.run([LOGITS], {INPUT: self.images.pixels[chosen]})[0])
 
     def write_head(self, classes: Sequence[ClassSpec]) -> Tensors:
@@ -136,10 +136,8 @@ class Subject:
     def _session(self, tensors: Tensors) -> Any:
         return make_session(self._skeleton(len(tensors["logits.bias"])), self.meta_model.weights(tensors))
 
-    def _int8_session(self, tensors: Tensors) -> Any:
-        found = quantised.read(self.meta_model)
-        assert found is not None, "quantise wrote it"
-        skeleton = skeleton_for(found[0], self.meta_model.manifest, len(tensors["logits.bias"]))
+    def _int8_session(self, int8: bytes, tensors: Tensors) -> Any:
+        skeleton = skeleton_for(int8, self.meta_model.manifest, len(tensors["logits.bias"]))
         return make_session(skeleton, quantised.weights(skeleton, self.meta_model.weights(tensors)))
 
     def _skeleton(self, n_way: int) -> bytes:

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from tqdm import tqdm
 
 from models import quantised
-from models.graph import INPUT, externalise, skeleton_for, without_provenance
+from models.graph import INPUT, externalise, skeleton_for, with_weights, without_provenance
 from models.metamodel import MetaModel
 from training import metrics
+from training.checkpoint import write_bytes, write_text
 from training.data.descriptions import ClassTexts
 from training.data.folders import DataError, ImageSet
 from training.described_tasks import N_AGNOSTIC, Logits, Subject
@@ -69,17 +69,15 @@ def quantise(
     if not meta_model.manifest.accepts_descriptions:
         raise DataError(f"{meta_model.name}'s networks are small and slower in 8-bit integers; there is nothing to do.")
     skeleton = _quantised_skeleton(meta_model, Subject(meta_model, train, texts), seed)
+    subject, shapes = Subject(meta_model, validation, texts), [shrink(shape, validation) for shape in COLUMNS]
     facts = quantised.Facts(
         meta_model_digest=meta_model.digest,
         sha256=hashlib.sha256(skeleton).hexdigest(),
         command=f"training quantise models/zoo/{meta_model.name} --episodes {n_episodes} --seed {seed}",
-        columns=[],
+        columns=[_column(subject, skeleton, shape, n_episodes, seed, progress) for shape in shapes],
     )
-    quantised.write(meta_model, skeleton, facts)
-    subject = Subject(meta_model, validation, texts)
-    columns = [_column(subject, shrink(shape, validation), n_episodes, seed, progress) for shape in COLUMNS]
-    facts = facts.model_copy(update={"columns": columns})
-    quantised.write(meta_model, skeleton, facts)
+    write_bytes(meta_model.folder / quantised.SKELETON, skeleton)
+    write_text(meta_model.folder / quantised.FACTS, facts.model_dump_json(indent=1) + "\n")
     return facts
 
 
@@ -93,25 +91,25 @@ def _quantised_skeleton(meta_model: MetaModel, subject: Subject, seed: int) -> b
         tensors |= subject.agnostic
     model = onnx.load_model_from_string(skeleton_for(meta_model.read("skeleton.onnx"), meta_model.manifest, n_way))
     weights = meta_model.weights(tensors)
-    for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            tensor.CopyFrom(numpy_helper.from_array(np.asarray(weights[tensor.name], np.float32), tensor.name))
     pixels = subject.images.pixels
     chosen = np.random.default_rng(seed).choice(len(pixels), min(N_IMAGES, len(pixels)), replace=False)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        source.write_bytes(model.SerializeToString())
-        logging.getLogger().setLevel(logging.ERROR)  # it asks for fusions that an exported graph has had
-        quantize_static(
-            source,
-            target,
-            _Images(pixels[chosen]),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=OPERATIONS,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+        source.write_bytes(with_weights(model, weights).SerializeToString())
+        logging.disable(logging.WARNING)  # it asks for fusions that an exported graph has had
+        try:
+            quantize_static(
+                source,
+                target,
+                _Images(pixels[chosen]),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=OPERATIONS,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+        finally:
+            logging.disable(logging.NOTSET)
         found = onnx.load(target)
     names = {name for node in found.graph.node for name in _weights_of(node, found)} | set(weights)
     data: bytes = externalise(without_provenance(found), names).SerializeToString()
@@ -126,14 +124,16 @@ def _weights_of(node: onnx.NodeProto, model: onnx.ModelProto) -> list[str]:
     return [name for own in node.input[1:] for name in made[own].input[:2]]
 
 
-def _column(subject: Subject, shape: EpisodeShape, n_episodes: int, seed: int, progress: bool) -> dict[str, Any]:
+def _column(
+    subject: Subject, skeleton: bytes, shape: EpisodeShape, n_episodes: int, seed: int, progress: bool
+) -> dict[str, Any]:
     """Tasks answered by both networks: accuracy of each, agreement, and how much faster the one in integers is."""
     scores: dict[str, list[float]] = {"float32": [], "int8": [], "difference": [], "agreement": []}
     ratios = []
     for number in tqdm(range(n_episodes), disable=not progress, desc="int8", mininterval=5.0):
         episode, specs, _ = subject.draw(shape, seed, number)
         tensors = subject.write(specs)
-        networks = {"float32": subject.network(tensors), "int8": subject.network(tensors, int8=True)}
+        networks = {"float32": subject.network(tensors), "int8": subject.network(tensors, int8=skeleton)}
         answers = {name: network(episode.query).argmax(-1) for name, network in networks.items()}
         right = {name: float((answer == episode.query_labels).mean()) for name, answer in answers.items()}
         for name, share in right.items():

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from random import Random
 
+from models import quantised
 from models.metamodel import ZOO, load
 from tests.bench.measure import Bench, Figures, load_times_ms, percentile, write_images
 from tests.bench.photographs import photograph
@@ -32,9 +33,10 @@ def words(bench: Bench) -> Figures:
         model.write_bytes(client.send("GET", f"/tasks/{task_id}/model.onnx"))
         path = f"/tasks/{task_id}/predict"
         speed = beside_raw(bench, Served(server, path, bodies, "image/jpeg"), model)
-    with service(state_dir, INT8="true") as server:
-        in_integers = beside_raw(bench, Served(server, path, bodies, "image/jpeg"), model)
-    figures |= {f"int8_{name}": in_integers[name] for name in ("per_s", "of_raw", "p99_ms")}
+    if quantised.is_worthwhile() and quantised.read(bench.meta_model):
+        with service(state_dir, INT8="true") as server:
+            in_integers = beside_raw(bench, Served(server, path, bodies, "image/jpeg"), model)
+        figures |= {f"int8_{name}": in_integers[name] for name in ("per_s", "of_raw", "p99_ms")}
     return {**figures, "load_p50_ms": percentile(times_ms, 50), "load_p95_ms": percentile(times_ms, 95), **speed}
 
 

@@ -51,7 +51,8 @@ def test_without_the_instructions_it_is_said_and_done_in_floats(
     assert "CLASSMITH_INT8 is left aside" in caplog.text
 
 
-def test_what_is_shipped_for_it_is_whole() -> None:
-    read = quantised.read(load(ZOO / META_MODEL))
+@pytest.mark.parametrize("name", [META_MODEL, "n3-resnet18"])
+def test_what_is_shipped_for_it_is_whole(name: str) -> None:
+    read = quantised.read(load(ZOO / name))
     assert read is not None
     assert all(abs(column["accuracy"]["difference"]["mean"]) < 1 for column in read[1].columns)

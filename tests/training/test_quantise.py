@@ -78,11 +78,12 @@ def test_every_convolution_is_rounded_to_the_nearest_of_255_values(
         assert (np.abs(found[f"{name}_quantized"]).reshape(len(scales), -1).max(1) == 127).all()
 
 
-def test_ranges_are_of_the_images_and_not_of_their_number(meta_model: MetaModel) -> None:
+def test_ranges_are_in_the_file_and_the_exporters_notes_are_not(meta_model: MetaModel) -> None:
     read = quantised.read(meta_model)
     assert read is not None
     graph = onnx.load_model_from_string(read[0]).graph
     scales = [numpy_helper.to_array(t) for t in graph.initializer if t.name.endswith("_scale") and not t.external_data]
+    assert len(scales) > 10
     assert all((scale > 0).all() for scale in scales)
     assert not any(node.metadata_props or node.doc_string for node in graph.node)
 
@@ -106,6 +107,21 @@ def test_quantised_again_it_is_the_same_file(meta_model: MetaModel, cloths: Path
     before = (meta_model.folder / quantised.SKELETON).read_bytes()
     quantise_trained(meta_model, images=cloths, n_episodes=2, seed=1)
     assert (meta_model.folder / quantised.SKELETON).read_bytes() == before
+
+
+def test_an_interruption_leaves_nothing_behind(
+    cloth_zoo: Path, cloths: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = metamodel.load(shutil.copytree(cloth_zoo / "cloths", tmp_path / "cloths"))
+    files = sorted(path.name for path in copy.folder.iterdir())
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quantise, "_column", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        quantise_trained(copy, images=cloths)
+    assert sorted(path.name for path in copy.folder.iterdir()) == files
 
 
 @pytest.mark.parametrize("file", [quantised.SKELETON, quantised.FACTS])

@@ -149,7 +149,8 @@ class Settings(BaseSettings):
     max_queue: int = Field(4_096, ge=1)
     """Most images waiting; more are answered 429."""
     deadline_s: float = Field(10.0, gt=0)
-    """A prediction predicted to wait longer is answered 429 at once."""
+    """A prediction predicted to wait longer is answered 429 at once, and for as long as that goes on, one predicted to
+    wait longer than a tenth of it: what is admitted then is served soon."""
 
     @field_validator("api_keys")
     @classmethod

@@ -7,6 +7,7 @@ another, then from other tenants' tasks of that network. Nothing waits for a bat
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ MIN_PIECE = 8
 RUNNER_S = 0.005
 """Work of less than this is left to the runners that are awake: two on little of it mostly wait for the interpreter's
 lock (measured, small network, 16 connections, one core: 0.80 ms of processor a request with both awake, 0.64 so)."""
+SHORT = 0.1
+"""Of the deadline: the longest predicted wait while a tenant sends more than can be served (``WaitingLine``)."""
 MIN_EXPIRY_S = 1.0
 """What was admitted is not refused for having waited less, however short the deadline."""
 
@@ -35,6 +38,10 @@ class WaitingLine:
     Every change is made under one lock, within microseconds. At most ``max_images`` wait, more only as one request that
     finds the line empty, or for tasks that have not had their share of them. ``deadline_s`` bounds the predicted wait,
     and what has waited longer all the same is refused rather than begun.
+
+    A long line serves a burst whole, and serves lasting overload no faster than a short one. So once a tenant had to be
+    refused, none of its tasks that wait already may wait for more than ``SHORT`` of the deadline, until it was not
+    refused for as long as the deadline (after controlled delay: Nichols and Jacobson, Controlling Queue Delay, 2012).
     """
 
     def __init__(
@@ -48,6 +55,7 @@ class WaitingLine:
         self._reading: Counter[tuple[str, str]] = Counter()
         self._request_s = 0.0
         self._n_idle, self._taken_at = 0, 0.0
+        self._refused_at: dict[str, float] = {}
         self._closed = False
         self.costs = Costs(max_batch=max_batch, batch_s=batch_s)
         self.n_images = 0
@@ -77,7 +85,7 @@ class WaitingLine:
     def refuse_if_full(self, tenant: str, task_id: str) -> None:
         """Raise Busy where ``put`` would refuse one more image of a task that waits already: before any is read."""
         coming_s = self._reading.total() * self._request_s
-        if self.n_images < self._max_images and self._backlog_s + coming_s <= self._deadline_s * self._n_runners:
+        if self.n_images < self._max_images and self._backlog_s + coming_s <= self._longest_s(tenant) * self._n_runners:
             return
         with self._changed:
             queue = self._tenants.get(tenant) or TenantQueue()
@@ -174,10 +182,17 @@ class WaitingLine:
         wait_s = min(self._backlog_s + coming_s, in_turns_s) / self._n_runners
         has_its_share = n_shares * (own.n_images + n_images) > self._max_images
         is_full = self.n_images > 0 and self.n_images + n_images > self._max_images and has_its_share
-        if is_full or wait_s > self._deadline_s:
+        longest_s = self._longest_s(session.tenant) if own.pieces or own_s else self._deadline_s
+        if is_full or wait_s > longest_s:
+            self._refused_at[session.tenant] = perf_counter()
             self._metrics.shed.labels("queue_full" if is_full else "deadline").inc()
-            until_half_s = wait_s - min(wait_s, self._deadline_s) / 2
+            until_half_s = wait_s - min(wait_s, longest_s) / 2
             raise self._busy(until_half_s)
+
+    def _longest_s(self, tenant: str) -> float:
+        """The longest that a task of the tenant that waits already may be predicted to wait for more."""
+        is_overloaded = perf_counter() - self._refused_at.get(tenant, -math.inf) < self._deadline_s
+        return self._deadline_s * (SHORT if is_overloaded else 1)
 
     def _busy(self, wait_s: float) -> Busy:
         message = f"{self.n_images} images are waiting already; send this request again later."

@@ -75,8 +75,9 @@ def _overload(seen: Figures) -> str:
     return (
         f"- `python -m tests.chaos.overload`: capacity {seen['capacity_per_s']:.0f} requests a second; "
         f"offered {seen['offered_per_s']:.0f}: {seen['served_per_s']:.0f} served a second, p99 "
-        f"{seen['overload_p99_ms']:,.0f} ms (before {seen['p99_ms']:,.0f}, after {seen['after_p99_ms']:,.0f}; "
-        f"deadline {seen['deadline_ms']:,.0f}), {seen['n_refused']:,} got 429, "
+        f"{seen['overload_p99_ms']:,.0f} ms (before {seen['p99_ms']:,.0f}, while the line filled "
+        f"{seen['filling_p99_ms']:,.0f}, after {seen['after_p99_ms']:,.0f}; deadline {seen['deadline_ms']:,.0f}), "
+        f"{seen['n_refused']:,} got 429, "
         f"{sum(seen['other_statuses'].values())} anything else; memory "
         f"{seen['rss_before_mb']:.0f} MB before, {seen['rss_after_mb']:.0f} after; the first request afterwards "
         f"{seen['recovery_ms']:.0f} ms."

@@ -2,8 +2,9 @@
 
     python -m tests.chaos.overload [--seconds S] [--factor N] [--save]
 
-First a few closed-loop clients find the capacity and its latencies; then an open loop sends ``factor`` times that; then
-the few clients come again. Latencies include the load generator's own time, which runs on the same machine.
+First a few closed-loop clients find the capacity and its latencies; then an open loop sends ``factor`` times that: for
+two deadlines while the line fills and is cut short, and then for as long as is measured; then the few clients come
+again. Latencies include the load generator's own time, which runs on the same machine.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Report:
     other_statuses: dict[int, int]
     p50_ms: float
     p99_ms: float
+    filling_p99_ms: float
     overload_p50_ms: float
     overload_p99_ms: float
     after_p50_ms: float
@@ -112,6 +114,7 @@ async def overload(service: Service, *, seconds: float, factor: float) -> Report
     before = await load(port, path, body, n_clients=N_STEADY, seconds=seconds)
     rss_before_mb = resident_mb(service.process.pid)
     capacity = before.statuses[200] / before.seconds
+    filling = await load(port, path, body, n_clients=N_MANY, seconds=2 * DEADLINE_S, per_s=factor * capacity)
     during = await load(port, path, body, n_clients=N_MANY, seconds=seconds, per_s=factor * capacity)
     began = perf_counter()
     first = Phase()
@@ -125,13 +128,13 @@ async def overload(service: Service, *, seconds: float, factor: float) -> Report
     return Report(
         capacity_per_s=capacity, offered_per_s=n_offered / during.seconds,
         served_per_s=during.statuses[200] / during.seconds, n_refused=during.statuses[429],
-        other_statuses={s: n for s, n in during.statuses.items() if s not in (200, 429)},
-        p50_ms=before.quantile_ms(0.5), p99_ms=before.quantile_ms(0.99),
+        other_statuses={s: n for s, n in (filling.statuses + during.statuses).items() if s not in (200, 429)},
+        p50_ms=before.quantile_ms(0.5), p99_ms=before.quantile_ms(0.99), filling_p99_ms=filling.quantile_ms(0.99),
         overload_p50_ms=during.quantile_ms(0.5), overload_p99_ms=during.quantile_ms(0.99),
         after_p50_ms=after.quantile_ms(0.5), after_p99_ms=after.quantile_ms(0.99), deadline_ms=1e3 * DEADLINE_S,
         retry_after_s=dict(sorted(during.retry_after_s.items())), recovery_ms=recovery_ms,
         rss_before_mb=rss_before_mb, rss_after_mb=resident_mb(service.process.pid),
-        n_different_answers=len(before.answers | during.answers | after.answers),
+        n_different_answers=len(before.answers | filling.answers | during.answers | after.answers),
     )  # fmt: skip
 
 

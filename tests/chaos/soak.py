@@ -77,7 +77,7 @@ async def soak(
     first: dict[int, bytes] = {}
     samples: list[Sample] = []
     n_hot = max(1, round(HOT_PART * len(ids)))
-    n_requests, n_wrong, numbers = n_predictions // N_IMAGES, 0, count()
+    n_requests, n_wrong, numbers = -(-n_predictions // N_IMAGES), 0, count()
     bodies = [json.dumps(query_body(i)).encode() for i in range(len(ids))]
     due = [n_requests // 5 + i * (n_requests - n_requests // 5) // N_SAMPLES for i in range(1, N_SAMPLES)] + [
         n_requests

@@ -198,6 +198,36 @@ def test_the_wait_of_a_task_is_that_of_its_turns(make):
     assert line.sample("deadline") == 1
 
 
+def test_while_more_comes_than_is_served_the_line_is_short(make):
+    line = make(image_s=0.1, batch_s=0.1, deadline_s=20.0)
+    line.put("t", "hot", 10, times=20)
+    with pytest.raises(Busy):
+        line.put("t", "hot", times=20)
+    while line.line.backlog_s > 3:
+        line.take()
+    with pytest.raises(Busy) as refused:
+        line.put("t", "hot")
+    assert 0.75 * 1 <= refused.value.retry_after_s <= 1.5 * 2  # from a wait of 2 to 3 s to one of half the short line
+    line.put("t", "other")  # nothing of it waits: its turn comes as ever
+    line.put("modest", "x", 5, times=4)  # another's burst is taken whole
+    while line.line.backlog_s > 1.5:
+        line.take()
+    line.put("t", "hot", 4)
+    line.take_all()
+
+
+def test_when_nobody_was_refused_for_a_while_a_burst_is_taken_whole(make):
+    line = make(image_s=0.1, batch_s=0.1, deadline_s=20.0)
+    line.put("t", "hot", 10, times=20)
+    with pytest.raises(Busy):
+        line.put("t", "hot", times=20)
+    line.take_all()
+    line.line._refused_at["t"] -= 20
+    line.put("t", "hot", 10, times=20)
+    assert line.line.n_images == 200
+    line.take_all()
+
+
 def test_what_is_being_read_counts_as_coming(make):
     line = make(image_s=0.1, deadline_s=1.0)
     line.put("ann", "a", n_images=6)  # learns that a request is some work, of which 0.6 s wait
@@ -206,6 +236,7 @@ def test_what_is_being_read_counts_as_coming(make):
         with pytest.raises(Busy), line.line.reading("ann", "a"):
             raise AssertionError("it is refused before the block")
         line.line.refuse_if_full("ann", "b")  # has its own turns, and nothing waiting
+    line.line._refused_at["ann"] -= 1
     line.line.refuse_if_full("ann", "a")  # what was read is counted no longer
     line.take_all()
     assert not line.line._reading

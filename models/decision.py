@@ -26,6 +26,15 @@ def probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np
     return result
 
 
+def temperature_of(n_classes: int, n_images: int, *, temperature: float, by_images: float, by_classes: float) -> float:
+    """Of a task's logits: ``temperature (1 + images a class)^by_images (classes / 2)^by_classes``.
+
+    Networks fitted to more images, or to more classes, are surer of themselves than they are right; how much so is
+    fitted on validation classes, with the temperature (``training.calibration``).
+    """
+    return float(temperature * (1 + n_images / n_classes) ** by_images * (n_classes / 2) ** by_classes)
+
+
 def decide(
     logits: NDArray[np.float32],
     class_names: tuple[str, ...],

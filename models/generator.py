@@ -211,6 +211,6 @@ def _header(meta_model: MetaModel, spec: TaskSpec) -> BundleHeader:
         class_names=spec.class_names,
         meta_model=manifest.name,
         meta_model_digest=meta_model.digest,
-        temperature=manifest.temperature,
+        temperature=manifest.temperature_for(len(spec.classes), sum(len(c.images) for c in spec.classes)),
         abstain_below=manifest.abstain_below,
     )

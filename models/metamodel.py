@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors.numpy import load as load_safetensors
 
+from models.decision import temperature_of
 from models.errors import InvalidMetaModel
 from models.preprocess import PreprocessSpec
 
@@ -82,6 +83,9 @@ class Manifest(BaseModel):
     refinement: float | None = Field(default=None, gt=0)
     """How much the written logits count where the classification layer is fitted to the images (``models.refine``)."""
     temperature: float = Field(gt=0)
+    """Of the logits of two classes without images (``temperature_for``)."""
+    temperature_by_images: float = Field(default=0.0, ge=-1, le=1)
+    temperature_by_classes: float = Field(default=0.0, ge=-1, le=1)
     abstain_below: float = Field(ge=0, le=1)
     tensors: dict[str, TensorSpec]
     files: dict[str, str]
@@ -91,6 +95,16 @@ class Manifest(BaseModel):
     def adapts_layers(self) -> bool:
         """Whether a task changes layers that all tasks share, beside what it writes whole."""
         return any(spec.source == "adapted" for spec in self.tensors.values())
+
+    def temperature_for(self, n_classes: int, n_images: int) -> float:
+        """The temperature of a task's logits, by its numbers of classes and of support images."""
+        return temperature_of(
+            n_classes,
+            n_images,
+            temperature=self.temperature,
+            by_images=self.temperature_by_images,
+            by_classes=self.temperature_by_classes,
+        )
 
     @model_validator(mode="after")
     def _reads_something(self) -> Self:

@@ -125,9 +125,15 @@ def _facts(manifest: Manifest, evaluation: dict[str, Any]) -> str:
         ("steps", f"{training['steps']} of {_step(training['config'])}, seed {training['config']['seed']}"),
         ("parameters of the generator", f"{training['n_parameters']:,}"),
         ("largest relative error, ONNX Runtime against PyTorch", f"{max(evaluation['parity'].values()):.1e}"),
-        ("temperature, abstain below", f"{manifest.temperature}, {manifest.abstain_below}"),
+        ("temperature, abstain below", f"{temperature(manifest)}, {manifest.abstain_below}"),
     ]
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def temperature(manifest: Manifest) -> str:
+    """The temperature of a task's logits, as a formula where it is not the same for all tasks."""
+    powers = {"1 + images a class": manifest.temperature_by_images, "classes / 2": manifest.temperature_by_classes}
+    return " · ".join([str(manifest.temperature), *(f"({what})^{power}" for what, power in powers.items() if power)])
 
 
 def _step(config: dict[str, Any]) -> str:

@@ -23,8 +23,9 @@ from models.graph import FEATURES, INPUT, LOGITS, skeleton_for
 from models.metamodel import CODES, MetaModel
 from models.runtime import make_session
 from models.task import ClassSpec, TaskSpec
-from training import metrics
+from training import calibration, metrics
 from training.baselines import logistic_regression, nearest_centroid
+from training.calibration import Answered, Calibration
 from training.data.descriptions import ClassTexts, draw_document, in_order
 from training.data.folders import ImageSet
 from training.episodes import Episode, EpisodeShape, sample, shrink
@@ -39,6 +40,7 @@ CALIBRATION = (
     EpisodeShape(5, 1, 5),
     EpisodeShape(5, 5, 5),
     EpisodeShape(20, 5, 2),
+    EpisodeShape(5, 20, 5),
 )
 Tensors = dict[str, NDArray[np.float32]]
 Logits = NDArray[np.float32]
@@ -162,24 +164,20 @@ def evaluate(
     if subject.adapts_layers:
         subject.learn_agnostic([_specs(subject, sample(images, shape, rng), Words(), rng) for _ in range(N_AGNOSTIC)])
     scores: dict[str, list[float]] = {}
-    logits, labels, unknown = [], [], []
+    answered = []
     for number in tqdm(range(n_episodes), disable=not progress, desc=meta_model.name, mininterval=5.0):
         episode, specs, rng = subject.draw(shape, seed, number)
         answers, own, others = _answer(subject, episode, specs, rng)
         for name, predicted in answers.items():
             scores.setdefault(name, []).append(float((predicted == episode.query_labels).mean()))
-        logits.append(own)
-        labels.append(episode.query_labels)
-        unknown.append(others)
+        answered.append(Answered(len(episode.support), own, episode.query_labels, others))
     accuracy = {name: metrics.figure(values) for name, values in _best_sum(scores).items()}
     return {
         "meta_model": meta_model.name,
         "meta_model_digest": meta_model.digest,
         "given": "words and images" if shape.n_shot else "words",
         **column(images, shape, {"accuracy": accuracy}, n_episodes=n_episodes, seed=seed),
-        **metrics.calibration(
-            logits, labels, unknown, meta_model.manifest.temperature, meta_model.manifest.abstain_below
-        ),
+        **calibration.report(answered, meta_model.manifest),
     }
 
 
@@ -217,22 +215,17 @@ def every_image(
 
 def calibrate(
     meta_model: MetaModel, images: ImageSet, texts: Mapping[str, ClassTexts], *, n_episodes: int = 60, seed: int = 1
-) -> tuple[float, float]:
-    """Temperature and abstention threshold, chosen on validation classes over the kinds of task users bring."""
+) -> Calibration:
+    """Temperatures and abstention threshold, chosen on validation classes over the kinds of task users bring."""
     rng, subject = np.random.default_rng(seed), Subject(meta_model, images, texts)
-    logits, labels, unknown = [], [], []
+    answered = []
     for shape in _calibration_shapes(images, shots=meta_model.manifest.accepts_images):
         for _ in range(n_episodes):
             episode = sample(images, shape, rng)
             network = subject.network(subject.write(_specs(subject, episode, Words(), rng)))
-            logits.append(network(episode.query))
-            labels.append(episode.query_labels)
-            unknown.append(network(_others(images, episode, rng)))
-    temperature = metrics.fit_temperature(logits, labels)
-    top = [decision.probabilities(z, temperature).max(-1) for z in (*logits, *unknown)]
-    good = [z.argmax(-1) == y for z, y in zip(logits, labels, strict=True)]
-    good += [np.zeros(len(z), bool) for z in unknown]
-    return temperature, metrics.fit_abstention(np.concatenate(top), np.concatenate(good))
+            own, others = network(episode.query), network(_others(images, episode, rng))
+            answered.append(Answered(len(episode.support), own, episode.query_labels, others))
+    return calibration.fit(answered)
 
 
 def _calibration_shapes(images: ImageSet, *, shots: bool) -> list[EpisodeShape]:
@@ -252,7 +245,8 @@ def _answer(
     own = network(query)
     found = {"generated": own}
     if subject.adapts_layers:
-        found["classification_layer_alone"] = subject.head(subject.write_head(specs), query)
+        alone = subject.write_head(specs) if len(episode.support) else written  # fitted to images, they differ
+        found["classification_layer_alone"] = subject.head(alone, query)
         found["task_agnostic_layers"] = subject.network(subject.write(specs, codes=subject.agnostic))(query)
     found["shuffled"] = subject.head(subject.write_head([specs[k] for k in rng.permutation(len(specs))]), query)
     found["random_text"] = subject.head(subject.write_head(_without_sense(specs, subject, rng)), query)
@@ -276,8 +270,11 @@ def _of_images(
     words, images = (subject.network(subject.write(given))(query) for given in (described, shown))
     found["words_alone"], found["images_alone"] = words, images
     found["mixed"] = subject.network(subject.write(mixed))(query)
-    temperature = subject.meta_model.manifest.temperature
-    both = [np.log(decision.probabilities(z, temperature) + 1e-12) for z in (words, images)]
+    temperature = partial(subject.meta_model.manifest.temperature_for, len(specs))
+    both = [
+        np.log(decision.probabilities(z, temperature(n)) + 1e-12)
+        for z, n in ((words, 0), (images, len(episode.support)))
+    ]
     for weight in WEIGHTS:
         found[f"sum {weight}"] = (weight * both[0] + (1 - weight) * both[1]).astype(np.float32)
     support, queries = subject.features[episode.support], subject.features[query]

@@ -9,21 +9,22 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from models import bundle, decision
+from models import bundle
 from models.generator import OnnxGenerator
 from models.graph import FEATURES, INPUT, LOGITS, skeleton_for
 from models.metamodel import MetaModel
 from models.runtime import make_session
 from models.task import ClassSpec, TaskSpec
-from training import metrics
+from training import calibration, metrics
 from training.baselines import logistic_regression, nearest_centroid
+from training.calibration import Answered, Calibration
 from training.data.folders import ImageSet
 from training.episodes import Episode, EpisodeShape, sample
 
@@ -31,17 +32,6 @@ HARDWARE = f"{platform.processor() or platform.machine()}, {os.cpu_count()} core
 N_AGNOSTIC = 50
 N_UNKNOWN = 20
 Tensors = dict[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """One episode answered. ``unknown_logits``: of images whose classes the task does not have."""
-
-    logits: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    unknown_logits: NDArray[np.float32]
-    accuracy: dict[str, float]
-    """Accuracy (0..1) of the written network and of each control, by name."""
 
 
 class Evaluator:
@@ -53,8 +43,13 @@ class Evaluator:
         self._skeletons: dict[int, bytes] = {}
         self._agnostic: Tensors = {}
 
-    def answer(self, episode: Episode, rng: np.random.Generator, *, controls: bool) -> Answers:
-        """Write the episode's network and run it on the queries; with its controls and closed forms if asked for."""
+    def answer(
+        self, episode: Episode, rng: np.random.Generator, *, controls: bool
+    ) -> tuple[Answered, dict[str, float]]:
+        """Write the episode's network and run it on the queries; with its controls and closed forms if asked for.
+
+        Returns the answers, and the accuracy (0..1) of the written network and of each control, by name.
+        """
         written = self._write(episode, episode.support_labels)
         pixels = self.images.pixels
         logits, features = self._run(written, len(episode.classes), pixels[episode.query])
@@ -68,7 +63,7 @@ class Evaluator:
         if controls:
             scores |= self._controls(episode, written, features, rng)
         accuracy = {name: float((predicted == episode.query_labels).mean()) for name, predicted in scores.items()}
-        return Answers(logits, episode.query_labels, unknown, accuracy)
+        return Answered(len(episode.support), logits, episode.query_labels, unknown), accuracy
 
     def learn_agnostic(self, episodes: Iterator[Episode]) -> None:
         """The task-agnostic control: the mean of the tensors written for N_AGNOSTIC tasks."""
@@ -147,33 +142,22 @@ def evaluate(
         evaluator.answer(next(stream), rng, controls=controls)
         for _ in tqdm(range(n_episodes), disable=not progress, desc=meta_model.name, mininterval=1.0)
     ]
-    accuracy = {name: metrics.figure([a.accuracy[name] for a in answers]) for name in answers[0].accuracy}
+    accuracy = {name: metrics.figure([own[name] for _, own in answers]) for name in answers[0][1]}
     return {
         "meta_model": meta_model.name,
         "meta_model_digest": meta_model.digest,
         **column(images, shape, {"accuracy": accuracy}, n_episodes=n_episodes, seed=seed, within_group=within_group),
-        **metrics.calibration(
-            [a.logits for a in answers],
-            [a.labels for a in answers],
-            [a.unknown_logits for a in answers],
-            meta_model.manifest.temperature,
-            meta_model.manifest.abstain_below,
-        ),
+        **calibration.report([answered for answered, _ in answers], meta_model.manifest),
     }
 
 
 def calibrate(
     meta_model: MetaModel, images: ImageSet, shapes: list[EpisodeShape], *, n_episodes: int = 150, seed: int = 1
-) -> tuple[float, float]:
-    """Temperature and abstention threshold, chosen on validation classes over all ``shapes``."""
+) -> Calibration:
+    """Temperatures and abstention threshold, chosen on validation classes over all ``shapes``."""
     rng, evaluator = np.random.default_rng(seed), Evaluator(meta_model, images)
-    answers = [
-        evaluator.answer(sample(images, shape, rng), rng, controls=False) for shape in shapes for _ in range(n_episodes)
-    ]
-    temperature = metrics.fit_temperature([a.logits for a in answers], [a.labels for a in answers])
-    top = [decision.probabilities(z, temperature).max(-1) for a in answers for z in (a.logits, a.unknown_logits)]
-    good = [part for a in answers for part in (a.logits.argmax(-1) == a.labels, np.zeros(len(a.unknown_logits), bool))]
-    return temperature, metrics.fit_abstention(np.concatenate(top), np.concatenate(good))
+    episodes = (sample(images, shape, rng) for shape in shapes for _ in range(n_episodes))
+    return calibration.fit([evaluator.answer(episode, rng, controls=False)[0] for episode in episodes])
 
 
 def column(

@@ -56,13 +56,12 @@ def export(run: Path, folder: Path, *, images: Path | None = None, summary: str 
         if is_n3:
             texts = descriptions.beside(images) if images else None
             found = descriptions.read_descriptions(texts) if texts else descriptions.of_dataset(dataset.name)
-            temperature, threshold = described_tasks.calibrate(trial, validation, found)
+            calibrated = described_tasks.calibrate(trial, validation, found)
         else:
-            temperature, threshold = calibrate(trial, validation, _calibration_shapes(header["config"], validation))
+            calibrated = calibrate(trial, validation, _calibration_shapes(header["config"], validation))
     finally:
         metamodel.remove(trial)
-    calibrated = {"temperature": round(temperature, 4), "abstain_below": round(threshold, 4)}
-    exported = metamodel.write(folder, draft.manifest.model_copy(update=calibrated), draft.files)
+    exported = metamodel.write(folder, draft.manifest.model_copy(update=calibrated._asdict()), draft.files)
     training = {"own_images": images is not None, **_training_facts(header, draft, train, validation)}
     facts = {"training": training, "parity": draft.parity, "columns": []}
     write_text(folder / "evaluation.json", json.dumps(facts, indent=1) + "\n")

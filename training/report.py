@@ -14,7 +14,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from models.errors import ClassmithError
-from training import ablations, plots
+from training import ablations, card, plots
 from training.checkpoint import CheckpointError, read_header, write_text
 from training.data.folders import DataError
 from training.method_plots import METHOD_PLOTS, RUN_PLOTS
@@ -163,7 +163,7 @@ def _calibration(subject: Subject) -> Table:
     rows = [[label, *(_or_none(f["abstention"][key]) for f in facts)] for key, label in labels.items()]
     manifest = subject.meta_model.manifest
     caption = (
-        f"With the shipped temperature ({manifest.temperature}) and threshold: under a top probability of "
+        f"With the shipped temperature ({card.temperature(manifest)}) and threshold: under a top probability of "
         f"{manifest.abstain_below} the answer is “I don't know”. {_data(subject.columns)}"
     )
     return Table(caption, ["%", *(column.name for column in subject.columns)], [errors, *rows])

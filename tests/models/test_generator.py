@@ -93,6 +93,12 @@ def test_the_header_says_what_the_meta_model_ships(exported: MetaModel) -> None:
     assert (header.temperature, header.abstain_below) == (1.5, 0.4)
 
 
+def test_the_temperature_follows_the_numbers_of_images_and_classes(exported: MetaModel) -> None:
+    rising = narrower(exported, temperature_by_images=0.5, temperature_by_classes=-1.0)
+    assert small.stored(rising, small.spec(shots=(1, 4, 3, 4))).header.temperature == pytest.approx(1.5 * 2 / 2)
+    assert small.stored(rising, small.spec(shots=(1, 1))).header.temperature == pytest.approx(1.5 * 2**0.5)
+
+
 def narrower(meta_model: MetaModel, **changes: object) -> MetaModel:
     return replace(meta_model, manifest=meta_model.manifest.model_copy(update=changes))
 

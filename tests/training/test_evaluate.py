@@ -71,7 +71,7 @@ def test_answers_are_those_of_the_classifier_a_user_gets(exported: MetaModel, dr
 
     rng = np.random.default_rng(0)
     episode = sample(drawings, SHAPE, rng)
-    found = Evaluator(exported, drawings).answer(episode, rng, controls=False)
+    found, accuracy = Evaluator(exported, drawings).answer(episode, rng, controls=False)
     labels, pixels = episode.support_labels, drawings.pixels
     classes = [ClassSpec(f"class {k}", images=tuple(pixels[episode.support[labels == k]])) for k in range(3)]
     bundle = small_models.stored(exported, TaskSpec(tuple(classes), tuple(pixels[episode.unlabeled])))
@@ -79,8 +79,9 @@ def test_answers_are_those_of_the_classifier_a_user_gets(exported: MetaModel, dr
     expected = np.concatenate([session.run([LOGITS], {INPUT: pixels[[i]]})[0] for i in episode.query])
     np.testing.assert_allclose(found.logits, expected, atol=1e-4 * np.abs(expected).max())
     np.testing.assert_array_equal(found.labels, episode.query_labels)
-    assert found.accuracy == {"generated": float((expected.argmax(-1) == episode.query_labels).mean())}
-    assert found.unknown_logits.shape == (evaluation.N_UNKNOWN, 3)
+    assert found.n_images == len(episode.support)
+    assert accuracy == {"generated": float((expected.argmax(-1) == episode.query_labels).mean())}
+    assert found.unknown.shape == (evaluation.N_UNKNOWN, 3)
 
 
 def test_a_method_with_a_known_answer_is_measured_right(drawings: ImageSet, tmp_path: Path) -> None:
@@ -104,9 +105,8 @@ def test_with_every_class_in_the_task_there_is_no_unknown_one(exported: MetaMode
 
 def test_calibration_finds_a_temperature_and_a_threshold(exported: MetaModel, drawings: ImageSet) -> None:
     found = calibrate(exported, drawings, [SHAPE, EpisodeShape(4, 2, 1)], n_episodes=6)
-    temperature, threshold = found
-    assert 0.05 <= temperature <= 20
-    assert 0 <= threshold <= 1
+    assert 0.05 <= found.temperature <= 20
+    assert 0 <= found.abstain_below <= 1
     assert found == calibrate(exported, drawings, [SHAPE, EpisodeShape(4, 2, 1)], n_episodes=6)
 
 

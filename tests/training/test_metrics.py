@@ -6,10 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from models.decision import probabilities
 from training import metrics
 
 
@@ -65,53 +64,3 @@ def test_accuracy_at_coverage_takes_the_most_confident() -> None:
     assert found[0.6] == 100.0
     assert found[0.8] == 75.0
     assert list(found) == list(metrics.COVERAGES)
-
-
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
-def test_the_temperature_that_made_the_labels_is_found(temperature: float) -> None:
-    rng = np.random.default_rng(0)
-    logits = [rng.normal(0, 3, (40, 5)).astype(np.float32) for _ in range(60)]
-    labels = [np.array([rng.choice(5, p=p) for p in probabilities(z, temperature)]) for z in logits]
-    assert metrics.fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.15)
-
-
-def test_tasks_of_different_numbers_of_classes_share_a_temperature() -> None:
-    logits = [np.array([[2, 0]], np.float32), np.array([[0, 0, 5]], np.float32)]
-    assert 0.05 <= metrics.fit_temperature(logits, [np.array([0]), np.array([2])]) < 0.2
-
-
-@pytest.mark.parametrize(
-    ("top", "good", "answered"),
-    [
-        ([0.1, 0.9], [False, True], [False, True]),
-        ([0.2, 0.3, 0.6, 0.7], [False, False, True, True], [False, False, True, True]),
-        ([0.9, 0.8, 0.2], [True, True, True], [True, True, True]),
-        ([0.9, 0.8, 0.2], [False, False, False], [True, True, True]),
-        ([0.1, 0.9], [True, False], [True, True]),
-        ([0.5, 0.5, 0.5], [True, False, True], [True, True, True]),
-        ([0.7, 0.7, 0.2, 0.9], [True, False, False, True], [True, True, False, True]),
-    ],
-    ids=["two", "four", "all good", "none good", "the wrong way round", "equal", "ties stay together"],
-)
-def test_the_abstention_threshold_parts_good_answers_from_others(
-    top: list[float], good: list[bool], answered: list[bool]
-) -> None:
-    threshold = metrics.fit_abstention(np.array(top), np.array(good))
-    assert (np.array(top) >= threshold).tolist() == answered
-
-
-@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30))
-@settings(max_examples=100)
-def test_no_threshold_between_two_answers_parts_them_better(answers: list[tuple[float, bool]]) -> None:
-    top, good = np.array([t for t, _ in answers]), np.array([g for _, g in answers])
-
-    def gain(threshold: float) -> float:
-        kept = top >= threshold
-        return float(kept[good].mean() if good.any() else 0) - float(kept[~good].mean() if (~good).any() else 0)
-
-    found = metrics.fit_abstention(top, good)
-    assert 0 <= found <= 1
-    if good.any() and not good.all():
-        assert gain(found) >= max(gain(value) for value in [0.0, *top]) - 1e-9
-    else:
-        assert found == 0

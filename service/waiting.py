@@ -1,15 +1,13 @@
 """The line of images that wait for a runner: bounded, fair between tenants and between tasks, its wait predicted.
 
-Tenants take turns by deficit round robin (Shreedhar and Varghese, Efficient Fair Queuing, 1995) in predicted seconds of
-work. Within a tenant the networks take turns, and the tasks of a shared network: a batch is filled from one task after
-another, then from other tenants' tasks of that network. Nothing waits for a batch to be full.
+Who is next is said in ``service.turns``. Nothing waits for a batch to be full.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -17,9 +15,10 @@ from time import perf_counter
 from models.errors import Busy, Unavailable
 from service.backpressure import jittered
 from service.costs import LEARNING_RATE, Costs
-from service.pieces import Batch, Given, Piece, Request, TaskQueue, TenantQueue
-from service.sessions import Network, Session
+from service.pieces import Given, Piece, Request
+from service.sessions import Session
 from service.telemetry import Metrics
+from service.turns import Turns
 
 MIN_PIECE = 8
 """Fewer images are not worth splitting over runners."""
@@ -50,7 +49,6 @@ class WaitingLine:
         self._n_runners, self._batch_s = n_runners, batch_s
         self._max_images, self._deadline_s, self._metrics = max_images, deadline_s, metrics
         self._changed = threading.Condition()
-        self._tenants: OrderedDict[str, TenantQueue] = OrderedDict()
         self._backlog_s = 0.0
         self._reading: Counter[tuple[str, str]] = Counter()
         self._request_s = 0.0
@@ -58,8 +56,12 @@ class WaitingLine:
         self._refused_at: dict[str, float] = {}
         self._closed = False
         self.costs = Costs(max_batch=max_batch, batch_s=batch_s)
-        self.n_images = 0
+        self._turns = Turns(batch_s, self.costs.limit)
+
+    @property
+    def n_images(self) -> int:
         """Images that wait."""
+        return self._turns.n_images
 
     @property
     def backlog_s(self) -> float:
@@ -76,8 +78,7 @@ class WaitingLine:
             parts = [(first, images[first : first + size]) for first in range(0, n, size)]
             request.pieces = [Piece(request, first, part, cost_s * len(part)) for first, part in parts]
             request.n_left = len(request.pieces)
-            self._task(session).pieces.extend(request.pieces)
-            self._count(session, n, cost_s * n)
+            self._turns.add(session, request.pieces)
             self._backlog_s += cost_s * n
             self._request_s += LEARNING_RATE * (cost_s * n - self._request_s)
             self._wake(min(len(request.pieces), self._n_useful() - (self._n_runners - self._n_idle)))
@@ -88,9 +89,7 @@ class WaitingLine:
         if self.n_images < self._max_images and self._backlog_s + coming_s <= self._longest_s(tenant) * self._n_runners:
             return
         with self._changed:
-            queue = self._tenants.get(tenant) or TenantQueue()
-            waiting = (session for tasks in queue.networks.values() for session in tasks if session.task_id == task_id)
-            if session := next(waiting, None):
+            if session := self._turns.waiting(tenant, task_id):
                 self._admit(session, 1, own_s=self._reading[tenant, task_id] * self._request_s, coming_s=coming_s)
 
     @contextmanager
@@ -121,9 +120,8 @@ class WaitingLine:
             request.is_over = True
             for piece in request.pieces:
                 if piece.images and not piece.taken_at:
-                    self._count(request.session, -len(piece.images), -piece.cost_s)
+                    self._turns.remove(piece)
                     self._backlog_s -= piece.cost_s
-                    piece.images = ()
 
     def take(self) -> list[Piece] | None:
         """Wait for work and take a batch of one network; None once closed and empty."""
@@ -131,8 +129,10 @@ class WaitingLine:
             while True:
                 n_others = self._n_runners - self._n_idle - 1
                 is_wanted = n_others < self._n_useful() or self._is_overdue()
-                if (is_wanted or self._closed) and (batch := self._next_batch()):
+                if (is_wanted or self._closed) and (batch := self._turns.next_batch()):
                     self._taken_at = perf_counter()
+                    for piece in batch:
+                        self._begin(piece, self._taken_at)
                     return batch
                 if self._closed:
                     return None
@@ -145,7 +145,7 @@ class WaitingLine:
             if n_run:
                 self.costs.learn(batch[0].request.session.kind, n_run, spent_s)
             self._backlog_s -= sum(piece.cost_s for piece in batch)
-            if not self._tenants and self._backlog_s < 1e-6:
+            if self._turns.is_empty and self._backlog_s < 1e-6:
                 self._backlog_s = 0.0  # no drift from rounding
 
     def close(self) -> None:
@@ -170,14 +170,10 @@ class WaitingLine:
         """Refuse what would be too many, or wait too long: behind all that waits, or in turns with it if that is less.
 
         ``coming_s``: what is being read is expected to take so long; of the same task, ``own_s``.
-
-        In turns a task gets one share in as many as there are tenants times this tenant's tasks, whatever others queue.
         """
         if self._closed:
             raise Unavailable("The service is shutting down; send the request again.")
-        tenant = self._tenants.get(session.tenant) or TenantQueue()
-        own = tenant.networks.get(session.network, OrderedDict()).get(session) or TaskQueue()
-        n_shares = (len(self._tenants) + (not tenant.n_tasks)) * (tenant.n_tasks + (not own.pieces))
+        own, n_shares = self._turns.share(session)
         in_turns_s = n_shares * (own.cost_s + own_s + self._batch_s)
         wait_s = min(self._backlog_s + coming_s, in_turns_s) / self._n_runners
         has_its_share = n_shares * (own.n_images + n_images) > self._max_images
@@ -198,87 +194,11 @@ class WaitingLine:
         message = f"{self.n_images} images are waiting already; send this request again later."
         return Busy(message, retry_after_s=jittered(wait_s))
 
-    def _task(self, session: Session) -> TaskQueue:
-        """The queue of a task, begun where there is none."""
-        tenant = self._tenants.setdefault(session.tenant, TenantQueue())
-        tasks = tenant.networks.setdefault(session.network, OrderedDict())
-        if session not in tasks:
-            tenant.n_tasks += 1
-            tasks[session] = TaskQueue()
-        return tasks[session]
-
-    def _count(self, session: Session, n_images: int, cost_s: float) -> None:
-        task = self._task(session)
-        task.n_images += n_images
-        task.cost_s += cost_s
-        self.n_images += n_images
-
-    def _next_batch(self) -> list[Piece]:
-        """From the tenant whose turn it is, for the network whose turn it is there."""
-        while self._tenants:
-            name, tenant = next(iter(self._tenants.items()))
-            if tenant.deficit_s <= 0 and len(self._tenants) > 1:
-                tenant.deficit_s += self._batch_s
-                self._tenants.move_to_end(name)
-                continue
-            network = next(iter(tenant.networks))
-            tenant.networks.move_to_end(network)
-            if batch := self._fill(network, name):
-                return batch
-        return []
-
-    def _fill(self, network: Network, first: str) -> list[Piece]:
-        """A batch for one network: of the tenant whose turn it is, then of the others, as far as there is room."""
-        session = next(iter(self._tenants[first].networks[network]))
-        batch = Batch(self.costs.limit(session.kind))
-        for name in [first, *(name for name in self._tenants if name != first)]:
-            for session in list(self._tenants[name].networks.get(network, ())):
-                if not self._take_from(session, batch):
-                    return batch.pieces
-        return batch.pieces
-
-    def _take_from(self, session: Session, batch: Batch) -> bool:
-        """Move what fits of a task's pieces into the batch; False where there is no more room.
-
-        Of one request only one piece, so that another free runner gets the next.
-        """
-        task, n_before, has_room = self._task(session), len(batch.pieces), True
-        while task.pieces and has_room:
-            piece = task.pieces[0]
-            if batch.pieces and piece.request is batch.pieces[-1].request and piece.images:
-                break
-            has_room = batch.fits(piece)
-            if has_room:
-                self._begin(task.pieces.popleft(), batch)
-        self._end_turn(session, was_served=len(batch.pieces) > n_before)
-        return has_room
-
-    def _begin(self, piece: Piece, batch: Batch) -> None:
-        """Put a piece into the batch, unless it was withdrawn; one that waited too long is refused there."""
-        if not piece.images:
-            return
-        request, piece.taken_at = piece.request, perf_counter()
-        if not request.has_begun and piece.taken_at - request.queued_at > max(self._deadline_s, MIN_EXPIRY_S):
+    def _begin(self, piece: Piece, now: float) -> None:
+        """Mark a piece as taken; one that waited too long is refused here."""
+        request, piece.taken_at = piece.request, now
+        if not request.has_begun and now - request.queued_at > max(self._deadline_s, MIN_EXPIRY_S):
             self._metrics.shed.labels("expired").inc()
             piece.error = self._busy(self._backlog_s / self._n_runners)
         else:
             request.has_begun = True
-        batch.pieces.append(piece)
-        batch.n_images += len(piece.images)
-        self._count(request.session, -len(piece.images), -piece.cost_s)
-        self._tenants[request.session.tenant].deficit_s -= piece.cost_s
-
-    def _end_turn(self, session: Session, *, was_served: bool) -> None:
-        """A task with more to come goes to the end; what is empty goes altogether."""
-        tenant = self._tenants[session.tenant]
-        tasks = tenant.networks[session.network]
-        if tasks[session].pieces:
-            if was_served:
-                tasks.move_to_end(session)
-            return
-        del tasks[session]
-        tenant.n_tasks -= 1
-        if not tasks:
-            del tenant.networks[session.network]
-        if not tenant.networks:
-            del self._tenants[session.tenant]

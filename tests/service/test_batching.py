@@ -346,7 +346,7 @@ def test_cancelled_requests_are_skipped_and_leave_nothing_behind(session):
         await asyncio.gather(held, survivor)
         del doomed
         assert batcher._line.backlog_s == 0
-        assert not batcher._line._tenants
+        assert batcher._line._turns.is_empty
 
     run(scenario)
     assert runs == [("a", 1), ("a", 1)]
@@ -465,7 +465,7 @@ def test_a_storm_of_mixed_requests_ends_in_order(meta_model):
         await batcher.drain()
         assert batcher.n_images == 0
         assert batcher._line.backlog_s == 0
-        assert not batcher._line._tenants
+        assert batcher._line._turns.is_empty
 
     run(scenario, n_runners=3)
 

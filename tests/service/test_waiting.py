@@ -69,7 +69,7 @@ class Line:
         while self.line.n_images:
             batches.append(self.take())
         assert self.line.backlog_s == 0
-        assert not self.line._tenants
+        assert self.line._turns.is_empty
         return batches
 
     def sample(self, reason):
@@ -270,7 +270,7 @@ def test_withdrawn_work_leaves_nothing_behind(make):
         line.line.withdraw(request)
     assert line.line.n_images == 1
     assert [piece.request for piece in line.line.take()] == kept
-    assert not line.line._tenants
+    assert line.line._turns.is_empty
 
 
 class Runners:

@@ -1,16 +1,14 @@
 """Explanations of decisions: what in the image and in the words carried them, and how far a task changed the network.
 
-One at a time, in a thread of their own, so that they never take a runner from predictions; few may wait.
+One at a time, in a thread of their own, so that they never take a runner from predictions; few may wait, and tenants
+take turns.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeVar
 
 import onnxruntime as ort
 
@@ -34,12 +32,12 @@ from models.preprocess import decode, fit_pixels
 from models.task import ClassSpec, TaskSpec, canonical_order, decode_recipe
 from models.text import Encoders, TextEncoder
 from service.backpressure import jittered
+from service.fair_pool import FairPool, Result
 from service.loading import Loader, unknown_task
 from service.telemetry import Metrics
 
 MAX_WAITING = 8
 TYPICAL_EXPLAIN_S = 0.5
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,8 @@ class Explainer:
     ) -> None:
         self._loader, self._generator, self._encoders = loader, generator, encoders
         self._max_pixels, self._shed = max_pixels, metrics.shed.labels("explain_queue_full")
-        self._pool = ThreadPoolExecutor(1, "classmith-explain")
-        self._n_waiting, self._explain_s = 0, TYPICAL_EXPLAIN_S
+        self._pool = FairPool(1, "classmith-explain")
+        self._explain_s = TYPICAL_EXPLAIN_S
         self._words_sessions: dict[str, ort.InferenceSession] = {}
 
     def close(self) -> None:
@@ -91,25 +89,21 @@ class Explainer:
     async def explain(self, tenant: str, task_id: str, image: bytes) -> Explanation:
         """Why an encoded image is classified as it is.
 
-        Raises Busy where MAX_WAITING wait already, Conflict where the network's gradient is not known, and what reading
-        the image or the task raises.
+        Raises Busy where MAX_WAITING wait already (of which each tenant has a share), Conflict where the network's
+        gradient is not known, and what reading the image or the task raises.
         """
-        return await self._in_turn(lambda: self._explain(tenant, task_id, image))
+        return await self._in_turn(tenant, lambda: self._explain(tenant, task_id, image))
 
     async def changes(self, tenant: str, task_id: str) -> list[LayerChange]:
         """How far the task changed each layer that it adapts."""
-        return await self._in_turn(lambda: self._changes(tenant, task_id))
+        return await self._in_turn(tenant, lambda: self._changes(tenant, task_id))
 
-    async def _in_turn(self, work: Callable[[], Result]) -> Result:
-        if self._n_waiting >= MAX_WAITING:
+    async def _in_turn(self, tenant: str, work: Callable[[], Result]) -> Result:
+        if not self._pool.has_room(tenant, MAX_WAITING):
             self._shed.inc()
-            wait_s = jittered(self._n_waiting * self._explain_s)
+            wait_s = jittered(self._pool.n_work * self._explain_s)
             raise Busy("Too many explanations are asked for; try again in a moment.", retry_after_s=wait_s)
-        self._n_waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        finally:
-            self._n_waiting -= 1
+        return await self._pool.run(tenant, work)
 
     def _explain(self, tenant: str, task_id: str, image: bytes) -> Explanation:
         began_at = perf_counter()

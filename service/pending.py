@@ -8,10 +8,11 @@ import contextvars
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from models.errors import Busy, Unavailable
 from service.backpressure import jittered
+from service.fair_pool import FairPool
 from service.ports import Generation, TaskRecord, TaskStore
 from service.telemetry import Metrics
 
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class PendingGenerations:
-    """Runs generations in a few threads; used from one event loop.
+    """Runs generations in a few threads, which tenants take in turns; used from one event loop.
 
     ``on_ready`` is called in the loop with each task that came out ready. Tasks that a crash left unfinished, here or
     in another process, are taken up at the start and every ``recover_s`` seconds; with a queue in between, only those
@@ -44,7 +45,7 @@ class PendingGenerations:
         metrics: Metrics | None = None,
     ) -> None:
         self._generation, self._store, self._on_ready = generation, store, on_ready
-        self._pool = ThreadPoolExecutor(n_threads, "classmith-generate")
+        self._pool = FairPool(n_threads, "classmith-generate")
         self._n_threads, self._max_pending = n_threads, max_pending
         self._recover_s, self._min_age_s = recover_s, min_age_s
         self._pending: dict[Key, asyncio.Task[TaskRecord]] = {}
@@ -63,7 +64,7 @@ class PendingGenerations:
         """Raise Busy, before anything is stored, where no more generations can wait."""
         if self._closed:
             raise Unavailable("The service is stopping; try again in a moment, or on another replica.")
-        if (tenant, task_id) not in self._pending and len(self._pending) >= self._max_pending:
+        if (tenant, task_id) not in self._pending and not self._pool.has_room(tenant, self._max_pending):
             self._shed.inc()
             wait_s = self._mean_s * len(self._pending) / self._n_threads
             raise Busy("Too many classifiers are being made; try again later.", retry_after_s=jittered(wait_s))
@@ -93,7 +94,7 @@ class PendingGenerations:
             return self._generation.run(*key), time.perf_counter() - started
 
         run = contextvars.copy_context().run  # part of the request that began it, in logs and traces
-        record, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, run, timed)
+        record, seconds = await self._pool.run(key[0], partial(run, timed))
         self._mean_s += SMOOTHING * (seconds - self._mean_s)
         return record
 

@@ -7,7 +7,7 @@ Shapes: R rows (images, each with its own task), C channels, F features, K class
                weights inputs of the graph. ONNX fixes the number of groups: there is a session for each of ``GROUPS``.
 
 Either way a row's logits are its task's matrix times its features, (K, F) x (F,), so its answer is the same to the last
-bit whatever else is in the batch. What neither way can do gets a session for each task (``service.sessions``).
+bit whatever else is in the batch. What neither way can do gets a session for each task.
 """
 
 from __future__ import annotations

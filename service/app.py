@@ -25,23 +25,23 @@ from service.api.middleware.body_limit import BodyLimit
 from service.api.middleware.context import RequestContext
 from service.api.rate_limits import RateLimits
 from service.api.state import Served
-from service.batching import Batcher
 from service.catalogue import Catalogue, read_catalogue
 from service.descriptions import DescriptionReader, prepare_encoders
 from service.explaining import Explainer
+from service.generation.pending import PendingGenerations
 from service.images import Intake
-from service.loading import Loader
-from service.pending import PendingGenerations
+from service.observability.siblings import Siblings
+from service.observability.telemetry import Metrics, release
+from service.observability.tracing import NO_TRACING, TracedGeneration, Tracing, traced_load
 from service.ports import Generation, TaskRecord, TaskStore
+from service.prediction.batching import Batcher
+from service.prediction.loading import Loader
+from service.prediction.session_cache import SessionCache
+from service.prediction.sessions import Placement, SharedNetworks
 from service.requests import Specifier
-from service.session_cache import SessionCache
-from service.sessions import Placement, SharedNetworks
 from service.settings import Settings
-from service.siblings import Siblings
 from service.storage import open_storage
 from service.tasks import Tasks
-from service.telemetry import Metrics, release
-from service.tracing import NO_TRACING, TracedGeneration, Tracing, traced_load
 
 N_STORE_THREADS = 8
 DESCRIPTION = "Image classifiers on demand: a network made for exactly your classes, in one forward pass."

@@ -33,8 +33,8 @@ from models.task import ClassSpec, TaskSpec, canonical_order, decode_recipe
 from models.text import Encoders, TextEncoder
 from service.backpressure import jittered
 from service.fair_pool import FairPool, Result
-from service.loading import Loader, unknown_task
-from service.telemetry import Metrics
+from service.observability.telemetry import Metrics
+from service.prediction.loading import Loader, unknown_task
 
 MAX_WAITING = 8
 TYPICAL_EXPLAIN_S = 0.5

@@ -1,4 +1,4 @@
-"""Threads that tenants take in turns: who asks for much waits behind those who ask for little, not they behind him."""
+"""Threads that tenants take in turns: who asks for much keeps nobody waiting who asks for little."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import numpy as np
 from models.errors import BrokenImage, Busy, ClassmithError, InvalidRequest, TooLarge
 from models.preprocess import PreprocessSpec, claimed_pixels, decode, to_pixels
 from models.task import Pixels
-from service.pieces import Given
+from service.prediction.pieces import Given
 
 PEEK = PreprocessSpec(size=32, channels=3)
 N_PEEKED = 8

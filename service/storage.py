@@ -14,9 +14,11 @@ from models.metamodel import MetaModel
 from models.task import TaskSpec
 from models.text import Encoders
 from service.catalogue import Catalogue
-from service.generation import LocalGeneration, QueuedGeneration
+from service.generation.jobs import JobQueue
+from service.generation.once import LocalGeneration, QueuedGeneration
 from service.idempotency import IdempotencyStore, RedisIdempotencyStore, SqliteIdempotencyStore
-from service.jobs import JobQueue
+from service.observability.telemetry import Metrics
+from service.observability.tracing import NO_TRACING, Attributes, Tracing
 from service.ports import BundleStore, Generation, TaskStore
 from service.settings import Settings
 from service.stores.files import FileBundleStore
@@ -25,8 +27,6 @@ from service.stores.redis_bundles import RedisBundleStore
 from service.stores.redis_client import connect, durability_problems
 from service.stores.sqlite import SqliteTaskStore
 from service.stores.sqlite_schema import KEYS_FILE, TASKS_FILE
-from service.telemetry import Metrics
-from service.tracing import NO_TRACING, Attributes, Tracing
 
 SCRAPE_S = 1.0
 """A scrape waits for Redis no longer, so that it still says that Redis is gone."""

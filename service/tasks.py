@@ -16,17 +16,17 @@ from models.explain import LayerChange
 from models.graph import self_contained
 from models.metamodel import MetaModel
 from models.task import TaskSpec, encode_recipe, task_id
-from service.batching import Batcher, Prediction
 from service.explaining import Explainer, Explanation
+from service.generation.pending import PendingGenerations
 from service.idempotency import IdempotencyStore, Remembered
 from service.images import check_pixels
-from service.loading import TASK_ID, Loader, unknown_task
-from service.pending import PendingGenerations
-from service.pieces import Given
+from service.observability.statistics import Statistics
 from service.ports import BundleStore, ClassSummary, TaskRecord, TaskStore
+from service.prediction.batching import Batcher, Prediction
+from service.prediction.loading import TASK_ID, Loader, unknown_task
+from service.prediction.pieces import Given
+from service.prediction.session_cache import SessionCache
 from service.requests import Specifier, TaskRequest
-from service.session_cache import SessionCache
-from service.statistics import Statistics
 
 POLL_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 FINISHED = frozenset({"ready", "failed"})

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from redis import Redis
 
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from service.settings import Settings
 from tests.e2e.processes import COMMAND, environment, scrape, serve, value, worker
 from tests.redis_server import RedisServer, free_port

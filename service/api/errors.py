@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from models import errors
-from service.telemetry import request_id
+from service.observability.telemetry import request_id
 
 STATUS: dict[type[errors.ClassmithError], tuple[int, str]] = {
     errors.InvalidRequest: (400, "Malformed request"),

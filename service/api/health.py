@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from models.errors import Unavailable
 from service.api.openapi import PlainRoute
 from service.api.state import running
-from service.telemetry import CONTENT_TYPE
+from service.observability.telemetry import CONTENT_TYPE
 
 router = APIRouter(route_class=PlainRoute, tags=["operations"])
 ANSWERS_JSON: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"schema": {"type": "object"}}}}}

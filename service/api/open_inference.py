@@ -23,8 +23,8 @@ from service.api.middleware.context import add_timings
 from service.api.open_inference_schemas import InferIn, ModelOut, RequestedOutputIn, ServerOut, TensorMetadataOut
 from service.api.open_inference_tensors import DATATYPES, HEADER_LENGTH, IMAGE, decode, encode
 from service.api.state import served
-from service.batching import Prediction
 from service.ports import TaskRecord
+from service.prediction.batching import Prediction
 
 router = APIRouter(tags=["open inference protocol"], route_class=openapi.PlainRoute)
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]

@@ -17,8 +17,8 @@ from service.api import open_inference_openapi as document
 from service.api.open_inference import VERSION
 from service.api.open_inference_schemas import IndexedModelOut, RepositoryControlIn, RepositoryIndexIn
 from service.api.state import Served, served
+from service.observability.statistics import Tally
 from service.ports import State, TaskRecord
-from service.statistics import Tally
 
 router = APIRouter(tags=["open inference protocol"], route_class=openapi.PlainRoute)
 PAGE, MAX_LISTED = 500, 10_000

@@ -20,7 +20,7 @@ from models.errors import ClassmithError, InvalidRequest, TooLarge
 from service.api import bodies
 from service.api.open_inference_schemas import InferIn, TensorIn
 from service.images import checked, from_base64
-from service.pieces import Given
+from service.prediction.pieces import Given
 from service.settings import Settings
 
 HEADER_LENGTH = "Inference-Header-Content-Length"

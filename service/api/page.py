@@ -13,8 +13,8 @@ from importlib.resources.abc import Traversable
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
-from service import examples
 from service.api.openapi import PlainRoute
+from service.demo import examples
 
 router = APIRouter(route_class=PlainRoute, include_in_schema=False)
 OURS, SWAGGER = resources.files("service") / "web", resources.files("fastapi_swagger") / "resources"

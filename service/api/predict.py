@@ -13,8 +13,8 @@ from service.api import bodies, openapi
 from service.api.middleware.context import add_timings
 from service.api.schemas import PredictIn
 from service.api.state import served
-from service.batching import Prediction
 from service.images import checked, from_base64
+from service.prediction.batching import Prediction
 from service.settings import Settings
 
 router = APIRouter(tags=["predictions"], route_class=openapi.PlainRoute)

@@ -10,10 +10,10 @@ from starlette.requests import Request
 from models.errors import RateLimited, Unavailable
 from service.api.auth import Keyring
 from service.api.rate_limits import HEADERS, RateLimits
+from service.observability.siblings import Siblings
+from service.observability.telemetry import Metrics
 from service.settings import Settings
-from service.siblings import Siblings
 from service.tasks import Tasks
-from service.telemetry import Metrics
 
 
 @dataclass(frozen=True)

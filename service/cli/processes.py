@@ -11,14 +11,14 @@ from service.settings import InvalidSettings, Settings, read_settings
 
 def serve(asked: argparse.Namespace) -> int:
     """Serve HTTP until told to stop."""
-    from service.server import serve as run
+    from service.serving.server import serve as run
 
     return _run(run, asked)
 
 
 def work(asked: argparse.Namespace) -> int:
     """Take jobs until told to stop."""
-    from service.server import work as run
+    from service.serving.server import work as run
 
     return _run(run, asked)
 

@@ -22,9 +22,9 @@ import uvloop
 from models import metamodel
 from models.decision import decide
 from models.preprocess import to_pixels
-from service.batching import Batcher
-from service.session_cache import SessionCache
-from service.sessions import Session, build_session
+from service.prediction.batching import Batcher
+from service.prediction.session_cache import SessionCache
+from service.prediction.sessions import Session, build_session
 from tests.service import tiny
 
 

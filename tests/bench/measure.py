@@ -16,7 +16,7 @@ from typing import Any
 
 from models.bundle import decode
 from models.metamodel import MetaModel
-from service.sessions import build_session
+from service.prediction.sessions import build_session
 from service.stores.files import FileBundleStore
 from tests.bench.server import Server
 

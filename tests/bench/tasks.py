@@ -11,7 +11,7 @@ from functools import lru_cache
 from random import Random
 from typing import Any
 
-from service.demo_alphabet import alphabet
+from service.demo.alphabet import alphabet
 
 N_CLASSES = 20
 

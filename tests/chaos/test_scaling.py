@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from models.errors import Unavailable
-from service.jobs import JobQueue
+from service.generation.jobs import JobQueue
 from service.stores.redis_client import connect
 from tests.chaos.ledger import equal, query_body, task_body
 from tests.chaos.proxy import CLEAR, Weather

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from tests.e2e.processes import Service, serve
 from tests.e2e.test_service import predict
 from tests.service import centroids

@@ -16,7 +16,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from service.settings import LOCAL_TENANT, Settings
 from tests.service import centroids
 from tests.service.live import live

@@ -15,7 +15,7 @@ from models.generator import OnnxGenerator
 from models.metamodel import MetaModel
 from models.preprocess import to_pixels
 from models.task import decode_recipe, encode_recipe, task_id
-from service.sessions import build_session
+from service.prediction.sessions import build_session
 from service.settings import LOCAL_TENANT, Settings
 from tests.compatibility.make_v1 import DESCRIPTION, KEEP_S, KEY, N_CLASSES
 from tests.service.centroids import encoded

@@ -16,7 +16,7 @@ from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 from models import metamodel
-from service.demo_scenes import SCENES, picture
+from service.demo.scenes import SCENES, picture
 from tests.e2e.processes import ROOT, environment, serve
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

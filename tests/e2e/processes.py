@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from redis import Redis
 
-from service.jobs import JobQueue
+from service.generation.jobs import JobQueue
 from tests.service.processes import until
 
 COMMAND = [sys.executable, "-m", "service.cli"]

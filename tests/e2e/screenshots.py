@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from tests.e2e.browser.chromium import chromium, fill, make, make_example, queries, try_images, upload
 from tests.e2e.processes import ROOT, serve
 from tests.service import centroids, prototypes

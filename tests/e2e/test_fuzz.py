@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from service.app import create_app
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from service.settings import Settings
 from tests.e2e.processes import Service, serve
 from tests.service import centroids

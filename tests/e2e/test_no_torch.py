@@ -11,7 +11,15 @@ HEAVY = ("torch", "torchvision", "transformers")
 
 
 @pytest.mark.parametrize(
-    "module", ["service.app", "service.cli", "service.server", "service.worker", "service.client", "service.estimator"]
+    "module",
+    [
+        "service.app",
+        "service.cli",
+        "service.serving.server",
+        "service.generation.worker",
+        "service.client",
+        "service.estimator",
+    ],
 )
 def test_importing_it_leaves_torch_out(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY} if name in sys.modules])"

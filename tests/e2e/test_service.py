@@ -14,7 +14,7 @@ import pytest
 
 from models.metamodel import ZOO
 from models.preprocess import PreprocessSpec, to_pixels
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from tests.e2e.processes import Service, serve, value
 from tests.service import centroids
 from tests.service.processes import until

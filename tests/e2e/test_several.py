@@ -13,7 +13,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from tests.e2e.processes import COMMAND, ROOT, Service, serve
 from tests.service import centroids
 from tests.service.processes import until

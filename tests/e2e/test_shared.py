@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from service.stores.redis_client import connect
 from tests.e2e.processes import Service, serve, worker
 from tests.e2e.test_service import n_generated, predict

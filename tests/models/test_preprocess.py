@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from models.errors import BrokenImage, ClassmithError, TooLarge, UnsupportedMedia
 from models.preprocess import PreprocessSpec, claimed_pixels, decode, to_pixels
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from tests.service.centroids import photograph
 
 GREY = PreprocessSpec(28, 1, "pad")

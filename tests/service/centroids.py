@@ -16,7 +16,7 @@ from models import metamodel
 from models.graph import FEATURES, INPUT, LOGITS, externalise
 from models.metamodel import Manifest, MetaModel, TensorSpec
 from models.preprocess import PreprocessSpec
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from tests.service.prototypes import N_PIXELS, SIZE, generator
 
 MAX_CLASSES, MAX_IMAGES = 12, 150

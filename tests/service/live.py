@@ -21,11 +21,11 @@ from models.metamodel import MetaModel
 from models.task import TaskSpec
 from service.api.state import Served
 from service.app import create_app
-from service.connections import Limits
-from service.direct import DirectProtocol
-from service.server import KEEP_ALIVE_S
+from service.observability.tracing import NO_TRACING, Tracing
+from service.serving.connections import Limits
+from service.serving.direct import DirectProtocol
+from service.serving.server import KEEP_ALIVE_S
 from service.settings import Settings
-from service.tracing import NO_TRACING, Tracing
 
 
 @dataclass

@@ -15,10 +15,10 @@ from models.bundle import Bundle
 from models.generator import OnnxGenerator
 from models.metamodel import MetaModel
 from models.task import TaskSpec
-from service.generation import LocalGeneration
+from service.generation.once import LocalGeneration
+from service.generation.worker import run_worker
 from service.ports import TaskRecord
 from service.stores.redis_client import connect
-from service.worker import run_worker
 from tests.contract.places import Place
 
 

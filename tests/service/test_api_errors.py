@@ -14,7 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from tests.service import centroids
 from tests.service.live import Live, places, problem
 

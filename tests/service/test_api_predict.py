@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from service.settings import Settings
 from tests.service import centroids
 from tests.service.live import Live, live, places, problem

@@ -14,7 +14,7 @@ import pytest
 
 from models import metamodel
 from models.preprocess import PreprocessSpec, to_pixels
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from service.settings import Settings
 from tests.service import centroids
 from tests.service.live import Live, held_generations, live, places, problem

@@ -10,7 +10,7 @@ import pytest
 
 from models.errors import Forbidden, Unauthenticated
 from service.api.auth import Keyring
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from service.settings import Grant, Settings
 from tests.service import centroids
 from tests.service.live import Live, live, places, problem

@@ -14,7 +14,7 @@ import pytest
 
 from models.device import starts
 from models.runtime import CUDA
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from service.settings import Settings
 from tests.e2e.processes import COMMAND, ROOT, environment
 from tests.service import centroids

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tritonclient.utils import InferenceServerException
 
 from models.preprocess import PreprocessSpec, to_pixels
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from service.settings import Settings
 from tests.service import centroids
 from tests.service.live import Live, live

@@ -9,8 +9,8 @@ from importlib import resources
 import pytest
 from PIL import Image
 
-from service import demo_scenes, examples
 from service.api import page
+from service.demo import examples, scenes
 from tests.service.live import Live, problem
 
 WEB = resources.files("service") / "web"
@@ -70,10 +70,10 @@ def test_an_unknown_example_is_not_found(service: Live, name: str) -> None:
 
 
 def test_scenes_are_repeatable_and_differ() -> None:
-    pictures = {(kind, number): demo_scenes.picture(kind, number) for kind in demo_scenes.SCENES for number in range(3)}
+    pictures = {(kind, number): scenes.picture(kind, number) for kind in scenes.SCENES for number in range(3)}
     assert len(set(pictures.values())) == len(pictures)
-    assert all(demo_scenes.picture(*which) == data for which, data in pictures.items())
-    assert demo_scenes.contact_sheet(2).size == (2 * demo_scenes.SIZE, len(demo_scenes.SCENES) * demo_scenes.SIZE)
+    assert all(scenes.picture(*which) == data for which, data in pictures.items())
+    assert scenes.contact_sheet(2).size == (2 * scenes.SIZE, len(scenes.SCENES) * scenes.SIZE)
 
 
 def test_a_name_leads_to_one_image_only() -> None:

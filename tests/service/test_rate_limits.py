@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from service.api.auth import Caller
 from service.api.rate_limits import RateLimits
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from service.settings import Grant, InvalidSettings, Settings, read_settings
 from tests.service import centroids
 from tests.service.live import Live, live, problem

@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 
 from models.preprocess import MAX_SCANS
 from service.app import create_app
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from service.settings import Settings
 from tests.service import centroids
 from tests.service.live import Live, live, problem

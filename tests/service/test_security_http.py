@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service import http_protocol
-from service.http_protocol import MAX_HEAD_BYTES
+from service.serving import http_protocol
+from service.serving.http_protocol import MAX_HEAD_BYTES
 from tests.service.live import Live
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"

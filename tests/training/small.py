@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from service.demo_alphabet import character_name, drawing
+from service.demo.alphabet import character_name, drawing
 from tests.models.small import EXPORTED
 from training.configs.hypertransformer import Config
 from training.episodes import EpisodeShape

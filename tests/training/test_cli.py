@@ -18,7 +18,7 @@ from models.generator import OnnxGenerator
 from models.graph import INPUT, PROBABILITIES, self_contained
 from models.preprocess import to_pixels
 from models.task import ClassSpec, TaskSpec
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from tests.training import small
 from training import checkpoint
 from training import evaluate as evaluation

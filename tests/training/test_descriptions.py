@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from training.data import descriptions, omniglot
 from training.data.descriptions import ClassTexts, document, draw_document, in_order, read_descriptions, without_names
 from training.data.folders import DataError, data_root, read_images

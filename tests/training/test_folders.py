@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from models.preprocess import PreprocessSpec, to_pixels
-from service.demo_alphabet import character_name, drawing
+from service.demo.alphabet import character_name, drawing
 from tests.service.centroids import photograph
 from tests.training import small
 from training.data import DATASETS, omniglot

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from models.preprocess import to_pixels
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from training.data import DATASETS, cifar_fs, omniglot
 from training.data.folders import DataError, ImageSet
 

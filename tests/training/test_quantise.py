@@ -19,7 +19,7 @@ from models.metamodel import MetaModel
 from models.task import ClassSpec, TaskSpec
 from service.catalogue import Catalogue
 from service.cli.meta_models import _fault
-from service.sessions import Placement, SharedNetworks, build_session
+from service.prediction.sessions import Placement, SharedNetworks, build_session
 from training import cli, quantise
 from training.columns import quantise_trained
 from training.data.folders import DataError, read_images

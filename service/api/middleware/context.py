@@ -10,8 +10,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.rate_limits import HEADERS
-from service.telemetry import Metrics, choose_request_id, request_id, server_timing
-from service.tracing import NO_TRACE, NO_TRACING, Span, TraceContext, Tracing, parse, trace_context
+from service.observability.telemetry import Metrics, choose_request_id, request_id, server_timing
+from service.observability.tracing import NO_TRACE, NO_TRACING, Span, TraceContext, Tracing, parse, trace_context
 
 TIMINGS = "classmith.timings"
 CLIENT_WENT_AWAY = 499

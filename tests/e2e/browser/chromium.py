@@ -10,7 +10,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, FilePayload, Locator, Page, expect, sync_playwright
 
-from service import examples
+from service.demo import examples
 from tests.e2e.processes import Service
 
 PNG = "image/png"

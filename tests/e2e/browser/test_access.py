@@ -10,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from tests.e2e.browser.chromium import asked, fill, made, make, make_example, matrix, queries, upload
 from tests.e2e.processes import Service, serve
 

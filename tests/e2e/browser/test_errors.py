@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from tests.e2e.browser.chromium import PNG, drop, fill, made, make, make_example, row, try_images
 from tests.e2e.processes import Service, serve
 

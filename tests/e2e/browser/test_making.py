@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from tests.e2e.browser.chromium import PNG, drop, fill, made, make, make_example, paste, row
 from tests.e2e.processes import Service
 from tests.service import centroids

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from tests.e2e.browser.chromium import PNG, asked, drop, made, make_example, matrix, queries, try_images, upload
 from tests.e2e.processes import Service
 from tests.service import centroids

@@ -16,7 +16,7 @@ import onnxruntime as ort
 import pytest
 
 from service.cli import main
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from service.settings import Settings
 from tests.e2e.processes import COMMAND, ROOT, environment
 from tests.service import centroids

@@ -25,7 +25,7 @@ from service.client import (
     TaskInfo,
     TimedOut,
 )
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from service.settings import Settings
 from tests.service import centroids, prototypes
 from tests.service.live import Live, held_generations, live

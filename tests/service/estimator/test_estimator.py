@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 
 from models.preprocess import to_pixels
 from service.client import RequestFailed
-from service.demo_alphabet import drawing
+from service.demo.alphabet import drawing
 from service.estimator import ClassmithClassifier
 from service.estimator.networks import LocalNetwork, RemoteNetwork
 from tests.service.live import Live

@@ -9,8 +9,8 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from models.errors import Unavailable
+from service.generation.jobs import JobQueue
 from service.idempotency import RedisIdempotencyStore, Remembered
-from service.jobs import JobQueue
 from service.stores.redis import RedisTaskStore
 from service.stores.redis_bundles import RedisBundleStore
 from service.stores.redis_client import CHUNK_BYTES, connect

@@ -1,0 +1,1 @@
+"""What `make demo` shows, and the pictures it draws: the page's examples are the same."""

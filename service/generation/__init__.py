@@ -1,0 +1,1 @@
+"""Generation: a task is brought to its end once, here or by a worker."""

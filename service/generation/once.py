@@ -1,0 +1,240 @@
+"""Bringing a task to its end, once: in this process, or on a worker behind the queue.
+
+Everywhere the same steps: claim the task (others then wait, and take over if the lease runs out), run the generator,
+encode, put the bundle, release the task as ready. A bundle can be made again from its recipe at any time, the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from models import bundle, errors, task
+from models.generator import OnnxGenerator
+from models.metamodel import MetaModel
+from service.generation.jobs import JobQueue
+from service.generation.leases import LEASE_S, existing, pauses, renewing
+from service.generation.single_flight import SingleFlight
+from service.ports import BundleStore, State, TaskRecord, TaskStore
+
+CHECK_WORKERS_S = 1.0
+MAX_JOBS = 1_000
+TYPICAL_GENERATE_S = 0.05
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a generation ended; the fields of ``TaskStore.release``."""
+
+    state: State
+    generate_ms: float | None = None
+    n_bytes: int | None = None
+    error: str | None = None
+
+
+class LocalGeneration:
+    """A Generation in this process.
+
+    A task that failed is tried again by the next ``run``; whoever waits while it fails gets the failed record.
+    ``owner`` names this process among all that share the store; equal names would break the claim.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskStore,
+        bundles: BundleStore,
+        meta_models: Mapping[str, MetaModel],
+        *,
+        owner: str | None = None,
+        lease_s: float = LEASE_S,
+        generator: OnnxGenerator | None = None,
+    ) -> None:
+        self._tasks = tasks
+        self._bundles = bundles
+        self._meta_models = meta_models
+        self._owner = owner or uuid.uuid4().hex
+        self._lease_s = lease_s
+        self._generator = generator or OnnxGenerator()
+        self._flights: SingleFlight[TaskRecord] = SingleFlight()
+
+    def run(self, tenant: str, task_id: str) -> TaskRecord:
+        """Block until the task is ready or failed, generating it if need be."""
+        return self._flights.run((tenant, task_id), lambda: self._bring_to_end(tenant, task_id))
+
+    def close(self) -> None:
+        """Finish what is being generated, stop waiting for others, take no more."""
+        self._flights.close()
+
+    def is_intact(self, record: TaskRecord) -> bool:
+        """Whether the task's bundle is there, whole, and of the meta-model that is loaded now."""
+        data = self._bundles.get(record.id)
+        meta_model = self._meta_models.get(record.meta_model)
+        try:
+            header = bundle.decode(data).header if data is not None else None
+        except errors.CorruptBundle:
+            return False
+        return header is not None and meta_model is not None and header.meta_model_digest == meta_model.digest
+
+    def _bring_to_end(self, tenant: str, task_id: str) -> TaskRecord:
+        waited = False
+        for pause_s in pauses():
+            record = existing(self._tasks, tenant, task_id)
+            if record.state == "ready" and (waited or self.is_intact(record)):
+                return record
+            if record.state == "failed" and waited:
+                return record
+            if self._tasks.claim(tenant, task_id, owner=self._owner, lease_s=self._lease_s):
+                self._hold(tenant, task_id)
+            elif self._flights.closing.wait(pause_s):
+                self._flights.check_open()
+            waited = True
+        raise AssertionError  # pauses() has no end
+
+    def _hold(self, tenant: str, task_id: str) -> None:
+        """Generate under the lease just claimed, and end it."""
+        try:
+            with renewing(self._tasks, tenant, task_id, owner=self._owner, lease_s=self._lease_s):
+                outcome = self._outcome(tenant, task_id)
+        except BaseException:
+            self._release(tenant, task_id, Outcome("queued"))
+            raise
+        self._release(tenant, task_id, outcome)
+
+    def _outcome(self, tenant: str, task_id: str) -> Outcome:
+        record = existing(self._tasks, tenant, task_id)
+        if record.generate_ms is not None and self.is_intact(record):  # made between our look and our claim
+            return Outcome("ready", record.generate_ms, record.bytes)
+        try:
+            return self._generate(record)
+        except (errors.NotFound, errors.Unavailable):
+            raise
+        except errors.ClassmithError as error:
+            return Outcome("failed", error=error.message)
+        except Exception as error:
+            log.exception("generating task %s failed", task_id)
+            message = f"Making the classifier failed unexpectedly ({type(error).__name__}); see the service's log."
+            return Outcome("failed", error=message)
+
+    def _generate(self, record: TaskRecord) -> Outcome:
+        started = time.perf_counter()
+        recipe = self._tasks.recipe(record.tenant, record.id)
+        if recipe is None:
+            raise errors.NotFound("The task was deleted; create it again.")
+        written = self._generator.generate(self._meta_model(record, recipe), task.decode_recipe(recipe))
+        data = bundle.encode(written)
+        self._bundles.put(record.id, data)
+        return Outcome("ready", (time.perf_counter() - started) * 1000, len(data))
+
+    def _meta_model(self, record: TaskRecord, recipe: bytes) -> MetaModel:
+        """The very meta-model that the task's id was made with: another would write another network under this id."""
+        found = self._meta_models.get(record.meta_model)
+        if found is None:
+            message = f"The meta-model {record.meta_model} is not installed here; install it, or create the task again."
+            raise errors.GenerationFailed(message)
+        expected = task.task_id(
+            recipe,
+            tenant=record.tenant,
+            meta_model_digest=found.digest,
+            preprocessing=found.manifest.preprocess.version,
+        )
+        if expected != record.id:
+            message = f"The meta-model {record.meta_model} has changed since the task was made; create the task again."
+            raise errors.GenerationFailed(message)
+        return found
+
+    def _release(self, tenant: str, task_id: str, outcome: Outcome) -> None:
+        """End the lease; where the task was deleted meanwhile, its bundle goes, too."""
+        released = self._tasks.release(
+            tenant,
+            task_id,
+            owner=self._owner,
+            state=outcome.state,
+            generate_ms=outcome.generate_ms,
+            bytes=outcome.n_bytes,
+            error=outcome.error,
+        )
+        if not released and self._tasks.get(tenant, task_id) is None:
+            self._bundles.delete(task_id)
+
+
+class QueuedGeneration:
+    """A Generation on the workers behind a queue; in this process where none is alive.
+
+    At most ``max_jobs`` wait in the queue; over that, Busy says when to come again, by the times measured here.
+    """
+
+    def __init__(self, queue: JobQueue, tasks: TaskStore, local: LocalGeneration, *, max_jobs: int = MAX_JOBS) -> None:
+        self._queue = queue
+        self._tasks = tasks
+        self._local = local
+        self._max_jobs = max_jobs
+        self._owner = f"queue-{uuid.uuid4().hex}"
+        self._generate_s = TYPICAL_GENERATE_S
+        self._flights: SingleFlight[TaskRecord] = SingleFlight()
+
+    def run(self, tenant: str, task_id: str) -> TaskRecord:
+        """Block until the task is ready or failed; raises Busy where the queue is full."""
+        return self._flights.run((tenant, task_id), lambda: self._bring_to_end(tenant, task_id))
+
+    def close(self) -> None:
+        """Stop waiting for workers (their jobs go on), and close the local generation."""
+        self._flights.closing.set()
+        self._local.close()
+        self._flights.close()
+
+    def _bring_to_end(self, tenant: str, task_id: str) -> TaskRecord:
+        record = existing(self._tasks, tenant, task_id)
+        if record.state == "ready" and self._local.is_intact(record):
+            return record
+        if not self._queue.n_workers():
+            return self._local.run(tenant, task_id)
+        self._check_room()
+        self._mark_queued(record)
+        return self._wait(tenant, task_id, self._queue.put(tenant, task_id))
+
+    def _wait(self, tenant: str, task_id: str, message_id: str) -> TaskRecord:
+        checked = time.monotonic()
+        for pause_s in pauses():
+            record = existing(self._tasks, tenant, task_id)
+            if record.state in ("ready", "failed"):
+                self._measure(record)
+                return record
+            if time.monotonic() - checked > CHECK_WORKERS_S:
+                checked = time.monotonic()
+                if not self._queue.n_workers():
+                    return self._local.run(tenant, task_id)
+                if not self._queue.holds(message_id):
+                    message_id = self._queue.put(tenant, task_id)
+            if self._flights.closing.wait(pause_s):
+                self._flights.check_open()
+        raise AssertionError  # pauses() has no end
+
+    def _mark_queued(self, record: TaskRecord) -> None:
+        """So that an end seen later is this job's: a ready task without bundle, or a failed one, is queued again."""
+        if record.state in ("ready", "failed") and self._tasks.claim(
+            record.tenant, record.id, owner=self._owner, lease_s=CHECK_WORKERS_S
+        ):
+            self._tasks.release(
+                record.tenant,
+                record.id,
+                owner=self._owner,
+                state="queued",
+                generate_ms=record.generate_ms,
+                bytes=record.bytes,
+            )
+
+    def _check_room(self) -> None:
+        n_jobs = self._queue.n_jobs()
+        if n_jobs >= self._max_jobs:
+            wait_s = n_jobs * self._generate_s / max(1, self._queue.n_workers())
+            message = f"{n_jobs} classifiers are waiting to be made; try again later."
+            raise errors.Busy(message, retry_after_s=wait_s * random.uniform(1.0, 1.5))
+
+    def _measure(self, record: TaskRecord) -> None:
+        if record.generate_ms is not None:
+            self._generate_s = 0.9 * self._generate_s + 0.1 * record.generate_ms / 1000

@@ -80,12 +80,6 @@ FILES = {
 """What the files that are not Python are; a name that ends in a slash stands for a folder."""
 
 ZOO = "models/zoo/"
-CONTROLS = {
-    "generated": "written network",
-    "nearest_centroid": "nearest centroid, same features",
-    "task_agnostic": "mean of written weights",
-    "pixels_nearest_centroid": "nearest centroid, pixels",
-}
 DESCRIBED_CONTROLS = {
     "generated": "written network",
     "classification_layer_alone": "its classification layer alone",
@@ -112,7 +106,7 @@ def render(readme: str) -> str:
 
 
 def accuracy() -> str:
-    """A row for each column of each meta-model's evaluation, beside its controls; those that read words apart."""
+    """Every column of each meta-model's evaluation; those that read words have a row for each, beside its controls."""
     evaluated = evaluations()
     if not evaluated:
         return ""
@@ -120,9 +114,10 @@ def accuracy() -> str:
     described = [(name, e) for name, e in evaluated if "given" in e["columns"][0]]
     lines = [
         "**Accuracy**, % on classes kept out of training, mean and 95 % interval over episodes; support and query "
-        "disjoint, every image answered on its own:",
+        "disjoint, every image answered on its own. From images, behind the stroke: nearest centroid on the same "
+        "features; more controls, and pixels alone, are in the cards:",
         "",
-        *table(shown, CONTROLS),
+        *tables_of_shown(shown),
         *table(described, DESCRIBED_CONTROLS),
         *(f"- {name}'s base has met {met_by(e)}" for name, e in described),
         "",
@@ -164,6 +159,33 @@ def fine_tuning() -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def tables_of_shown(evaluated: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+    """A table for each set of tasks, an empty line after it: a row for each meta-model, the narrowest network first."""
+    lines: list[str] = []
+    by_width = sorted(evaluated, key=lambda one: (one[1]["training"]["config"]["model"]["channels"], one[0]))
+    for tasks in dict.fromkeys(tasks_of(evaluation) for _, evaluation in by_width):
+        same = [(n, e) for n, e in by_width if tasks_of(e) == tasks]
+        lines += [f"| meta-model | network | episodes | {' | '.join(tasks)} |", "|---" * (len(tasks) + 3) + "|"]
+        lines += [row_of_shown(name, e) for name, e in same]
+        chances = [str(column["chance"]) for column in same[0][1]["columns"]]
+        lines += [f"| guessing | | | {' | '.join(chances)} |", ""]
+    return lines
+
+
+def row_of_shown(name: str, evaluation: dict[str, Any]) -> str:
+    columns, network = evaluation["columns"], description(f"{ZOO}{name}/").removesuffix(".")
+    figures = " | ".join(beside_centroids(column) for column in columns)
+    return f"| [{name}]({ZOO}{name}/CARD.md) | {network} | {columns[0]['n_episodes']} | {figures} |"
+
+
+def tasks_of(evaluation: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(column_name(column).removesuffix(", classes from anywhere") for column in evaluation["columns"])
+
+
+def beside_centroids(column: dict[str, Any]) -> str:
+    return f"{interval(column['accuracy']['generated'])} / {column['accuracy']['nearest_centroid']['mean']:.1f}"
 
 
 def table(evaluated: Sequence[tuple[str, dict[str, Any]]], controls: dict[str, str]) -> list[str]:

@@ -80,12 +80,12 @@ def omniglot(channels: int, *, n_steps: int) -> Config:
     return Config(model, "omniglot", ANY_SHOT, validation, n_steps, train_size=_sharp(model), turned=True)
 
 
-def omniglot_64() -> Config:
-    """64 channels: the logits layer alone is written, on convolutions that all tasks share (the paper's Table 1)."""
+def omniglot_wide(channels: int, *, n_steps: int) -> Config:
+    """Wide networks: the logits layer alone is written, on convolutions that all tasks share (the paper's Table 1)."""
     model = HyperTransformerConfig(
-        channels=64, n_generated_layers=1, normalisation="base", token_dim=128, n_transformer_layers=3
+        channels=channels, n_generated_layers=1, normalisation="base", token_dim=128, n_transformer_layers=3
     )
-    config = replace(omniglot(64, n_steps=4500), model=model, shapes=MANY_WAYS)
+    config = replace(omniglot(channels, n_steps=n_steps), model=model, shapes=MANY_WAYS)
     return replace(config, images_per_step=1000, across_tasks=ACROSS_TASKS, bf16=True)
 
 
@@ -139,8 +139,8 @@ CONFIGS: dict[str, Callable[[], Config]] = {
     "omniglot-4": lambda: omniglot(4, n_steps=4000),
     "omniglot-8": lambda: omniglot(8, n_steps=5000),
     "omniglot-16": lambda: omniglot(16, n_steps=4000),
-    "omniglot-32": lambda: omniglot(32, n_steps=3000),
-    "omniglot-64": omniglot_64,
+    "omniglot-32": lambda: omniglot_wide(32, n_steps=4000),
+    "omniglot-64": lambda: omniglot_wide(64, n_steps=4500),
     "omniglot-4-5shot-all": lambda: omniglot_4_five_shot(5),
     "omniglot-4-5shot-logits": lambda: omniglot_4_five_shot(1),
     "omniglot-8-unlabeled": omniglot_unlabeled,

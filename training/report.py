@@ -65,19 +65,27 @@ def write(
 
 
 def _overview(subjects: Sequence[Subject], zoo: Path) -> Section:
-    """The written network's accuracy of each meta-model in each column."""
+    """The written network's accuracy of each meta-model in each column, a table for each set of images."""
     if not subjects:
         remedy = "train one with `training fit`, and export it there with `training export`"
         parts: list[Part] = [Note(f"There is no meta-model in {zoo}: {remedy}.")]
         return Section("meta-models", "Meta-models", "", parts)
-    names = list(dict.fromkeys(_full_name(column) for s in subjects for column in s.columns))
-    head = ["accuracy of the written network, %", "channels", *names]
-    columns = [column for s in subjects for column in s.columns]
-    rows = [[s.name, str(s.channels or ""), *_by_name(s, names)] for s in subjects]
     missing = [s.name for s in subjects if not s.columns]
     note = f"Not evaluated yet: {', '.join(missing)}. `training evaluate FOLDER` measures a meta-model."
-    table = [Table(_protocol(columns), head, rows)] if columns else []
-    return Section("meta-models", "Meta-models", "", [*table, *([Note(note)] if missing else [])])
+    groups: dict[str, list[Subject]] = {}
+    for subject in subjects:
+        if subject.columns:
+            groups.setdefault(subject.columns[0].facts["data_digest"], []).append(subject)
+    tables = [_side_by_side(group) for group in groups.values()]
+    return Section("meta-models", "Meta-models", "", [*tables, *([Note(note)] if missing else [])])
+
+
+def _side_by_side(subjects: Sequence[Subject]) -> Table:
+    """Meta-models that were measured on the same images."""
+    columns = [column for s in subjects for column in s.columns]
+    names = list(dict.fromkeys(_full_name(column) for column in columns))
+    head = ["accuracy of the written network, %", "channels", *names]
+    return Table(_protocol(columns), head, [[s.name, str(s.channels or ""), *_by_name(s, names)] for s in subjects])
 
 
 def _by_name(subject: Subject, names: Sequence[str]) -> list[str]:

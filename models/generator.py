@@ -22,6 +22,7 @@ from models.refine import refine
 from models.runtime import make_session, run
 from models.task import Pixels, TaskSpec, canonical_order
 from models.text import Encoders
+from models.unlabeled import absorb
 
 Weights = dict[str, NDArray[np.generic]]
 Codes = Mapping[str, NDArray[np.float32]]
@@ -67,6 +68,8 @@ class OnnxGenerator:
             written = {name: tensor for name, tensor in written.items() if not name.endswith(CODES)} | dict(codes)
         if manifest.refinement is not None and any(c.images for c in spec.classes):
             written |= self._refined(meta_model, spec, order, feeds, written)
+        if manifest.unlabeled_sharpness is not None and spec.unlabeled:
+            written |= self._with_unlabeled(meta_model, spec, order, written)
         tensors = {
             name: _in_user_order(tensor, order) if _has_class_rows(manifest, name) else tensor
             for name, tensor in written.items()
@@ -123,12 +126,28 @@ class OnnxGenerator:
         pixels, labels = _support(spec, order, unlabeled_slot=manifest.max_classes)
         features = feeds["features"][feeds["feature_mask"] > 0]
         if any(name.endswith(CODES) for name in written):
-            skeleton = skeleton_for(meta_model.read("skeleton.onnx"), manifest, len(order))
-            weights = meta_model.weights(written)
-            session = make_session(skeleton, weights, providers=self._providers, n_threads=self._n_threads)
-            features = _features(session, pixels)
+            features = self._features_by(meta_model, written, pixels, n_classes=len(order))
         weight, bias = (written[name] for name in HEAD)
         return dict(zip(HEAD, refine(weight, bias, features, labels, trust=trust), strict=True))
+
+    def _with_unlabeled(
+        self, meta_model: MetaModel, spec: TaskSpec, order: Sequence[int], written: Mapping[str, NDArray[np.float32]]
+    ) -> dict[str, NDArray[np.float32]]:
+        """The logits layer moved to the unlabelled images, by the features that the written network has of them."""
+        sharpness = meta_model.manifest.unlabeled_sharpness
+        assert sharpness is not None
+        pixels, labels = _support(spec, order, unlabeled_slot=meta_model.manifest.max_classes)
+        features = self._features_by(meta_model, written, pixels, n_classes=len(order))
+        weight, bias = (written[name] for name in HEAD)
+        return dict(zip(HEAD, absorb(weight, bias, features, labels, sharpness=sharpness), strict=True))
+
+    def _features_by(
+        self, meta_model: MetaModel, written: Mapping[str, NDArray[np.float32]], pixels: Pixels, *, n_classes: int
+    ) -> Rows:
+        """Features (S, F) of images by the network that was written for a task."""
+        skeleton = skeleton_for(meta_model.read("skeleton.onnx"), meta_model.manifest, n_classes)
+        weights = meta_model.weights(written)
+        return _features(make_session(skeleton, weights, providers=self._providers, n_threads=self._n_threads), pixels)
 
     def _session(self, meta_model: MetaModel) -> ort.InferenceSession:
         return self._made_once(meta_model.digest, lambda: (meta_model.read("generator.onnx"), {}))

@@ -82,6 +82,8 @@ class Manifest(BaseModel):
     """The encoder (``models.text``) that reads its descriptions."""
     refinement: float | None = Field(default=None, gt=0)
     """How much the written logits count where the classification layer is fitted to the images (``models.refine``)."""
+    unlabeled_sharpness: float | None = Field(default=None, gt=0)
+    """How sharply unlabelled images are told apart where they move the logits layer (``models.unlabeled``)."""
     temperature: float = Field(gt=0)
     """Of the logits of two classes without images (``temperature_for``)."""
     temperature_by_images: float = Field(default=0.0, ge=-1, le=1)
@@ -112,6 +114,8 @@ class Manifest(BaseModel):
             raise ValueError("it accepts neither images nor descriptions")
         if self.accepts_descriptions != (self.text_encoder is not None):
             raise ValueError("text_encoder goes with accepts_descriptions")
+        if self.unlabeled_sharpness is not None and not self.accepts_unlabeled:
+            raise ValueError("unlabeled_sharpness is for those that accept unlabelled images")
         if self.refinement is not None and not self.accepts_descriptions:
             raise ValueError("refinement is for those that read features of images beside descriptions")
         return self

@@ -96,7 +96,7 @@ def _check_data(header: dict[str, Any], train: ImageSet) -> None:
 
 
 def _draft_hypertransformer(path: Path, name: str, dataset: Dataset, summary: str) -> Draft:
-    model, _ = hypertransformer.load_model(path)
+    model, header = hypertransformer.load_model(path)
     files = export_hypertransformer.export_files(model)
     manifest = Manifest(
         name=name,
@@ -107,6 +107,7 @@ def _draft_hypertransformer(path: Path, name: str, dataset: Dataset, summary: st
         max_classes=model.config.max_classes,
         max_images=MAX_IMAGES,
         accepts_unlabeled=True,
+        unlabeled_sharpness=header["config"].get("unlabeled_sharpness"),
         temperature=1.0,
         abstain_below=0.0,
         tensors=export_hypertransformer.tensor_specs(model.config),

@@ -86,6 +86,24 @@ def test_unlabelled_images_change_the_weights(exported: MetaModel) -> None:
     assert (one.tensors["logits.weight"] != other.tensors["logits.weight"]).any()
 
 
+def test_unlabelled_images_move_the_logits_layer_alone(exported: MetaModel) -> None:
+    spec = small.spec(n_unlabeled=3)
+    written, moved = (small.stored(narrower(exported, unlabeled_sharpness=s), spec).tensors for s in (None, 20.0))
+    changed = {name for name in written if (written[name] != moved[name]).any()}
+    assert changed == {"logits.weight", "logits.bias"}
+    without = replace(spec, unlabeled=())
+    written, same = (small.stored(narrower(exported, unlabeled_sharpness=s), without).tensors for s in (None, 20.0))
+    assert all((written[name] == same[name]).all() for name in written)
+
+
+def test_with_unlabelled_images_the_order_of_classes_changes_no_answer(exported: MetaModel) -> None:
+    spec, sharp = small.spec(n_unlabeled=3), narrower(exported, unlabeled_sharpness=20.0)
+    listed = replace(spec, classes=spec.classes[::-1])
+    one, other = (small.stored(sharp, s).tensors for s in (spec, listed))
+    np.testing.assert_array_equal(one["logits.weight"], other["logits.weight"][::-1])
+    np.testing.assert_array_equal(one["logits.bias"], other["logits.bias"][::-1])
+
+
 def test_the_header_says_what_the_meta_model_ships(exported: MetaModel) -> None:
     header = small.stored(exported, small.spec()).header
     assert header.class_names == ("class 0", "class 1", "class 2")

@@ -93,6 +93,7 @@ def test_a_half_written_manifest_is_refused(written: MetaModel, length: int) -> 
         (lambda m: m.pop("max_classes"), "max_classes"),
         (lambda m: m.update(temperature=0), "temperature"),
         (lambda m: m.update(abstain_below=2), "abstain_below"),
+        (lambda m: m.update(accepts_unlabeled=False, unlabeled_sharpness=2.0), "unlabeled_sharpness"),
         (lambda m: m.update(name="Has Spaces"), "name"),
         (lambda m: m["tensors"].update(x={"shape": [1], "source": "elsewhere"}), "tensors.x.source"),
         (lambda m: m["preprocess"].update(channels=2), "preprocess.channels"),

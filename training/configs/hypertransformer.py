@@ -36,6 +36,8 @@ class Config:
     """How wide training images are, where not as the network takes them (``training.augment.SHARP``)."""
     turned: bool = False
     """Whether a class turned by 90, 180 or 270 degrees is a further class (Santoro et al., 2016; Liu et al., 2020)."""
+    unlabeled_sharpness: float | None = None
+    """How sharply unlabelled images are told apart (``models.unlabeled``); nothing is learned through it."""
     bf16: bool = False
     seed: int = 0
 
@@ -73,11 +75,17 @@ def _sharp(model: HyperTransformerConfig) -> int:
     return round(augment.SHARP * model.image_size)
 
 
+UNLABELED_SHARPNESS = 20.0
+
+
 def omniglot(channels: int, *, n_steps: int) -> Config:
     """Drawn characters, every layer written, normalised by the support set; the whole mixture of tasks."""
     model = HyperTransformerConfig(channels=channels, n_transformer_layers=3)
     validation = replace(ONE_SHOT, n_query=3)
-    return Config(model, "omniglot", ANY_SHOT, validation, n_steps, train_size=_sharp(model), turned=True)
+    return Config(
+        model, "omniglot", ANY_SHOT, validation, n_steps, train_size=_sharp(model), turned=True,
+        unlabeled_sharpness=UNLABELED_SHARPNESS,
+    )  # fmt: skip
 
 
 def omniglot_wide(channels: int, *, n_steps: int) -> Config:

@@ -25,7 +25,9 @@ from training import evaluate as evaluation
 from training.cli import main
 from training.configs.hypertransformer import CONFIGS
 
-CONFIG = replace(small.CONFIG, model=replace(small.MODEL, n_generated_layers=1, normalisation="base"))
+CONFIG = replace(
+    small.CONFIG, model=replace(small.MODEL, n_generated_layers=1, normalisation="base"), unlabeled_sharpness=5.0
+)
 """The logits layer alone, on convolutions that go into the base."""
 
 
@@ -87,6 +89,7 @@ def test_export_makes_a_whole_folder_that_tells_where_it_comes_from(meta_model: 
     manifest = meta_model.manifest
     assert (manifest.name, manifest.summary, manifest.domain) == ("tiny-drawings", "Made in a test.", "drawings")
     assert manifest.temperature != 1.0
+    assert manifest.unlabeled_sharpness == CONFIG.unlabeled_sharpness
     assert meta_model.base.keys() == {f"conv{n}.{kind}" for n in (1, 2) for kind in ("weight", "bias")}
     facts = json.loads((meta_model.folder / "evaluation.json").read_text())
     assert facts["training"]["own_images"] is True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ PREFERRED: dict[str, tuple[str, ...]] = {
     "drawings": ("omniglot-64",),
     "photographs": ("n3-mobilenet",),
     "words": ("n3-mobilenet",),
-    "words and drawings": (),
+    "words and drawings": ("omniglot-64",),
     "words and photographs": ("n3-mobilenet",),
 }
 """What is given -> the meta-models that "auto" tries first, in order; the others follow by name."""
@@ -85,6 +86,17 @@ class Catalogue:
     def text_encoders(self) -> list[str]:
         """The encoders that some of them read descriptions with."""
         return sorted({m.manifest.text_encoder for m in self.by_name.values() if m.manifest.text_encoder})
+
+    @property
+    def first_choices(self) -> list[MetaModel]:
+        """What "auto" takes for small tasks of each kind, each once: what most users will ask for."""
+        found = {}
+        for n_shown, n_described, near_grey in ((2, 0, True), (2, 0, False), (0, 2, None), (2, 2, True), (2, 2, False)):
+            with contextlib.suppress(ImpossibleTask):
+                evidence = Evidence(2, n_shown, n_described, n_shown, has_unlabeled=False, near_grey=near_grey)
+                chosen = self.choose(AUTO, evidence)
+                found[chosen.name] = chosen
+        return list(found.values())
 
     def get(self, name: str) -> MetaModel:
         """The meta-model an existing task was made with; raises Unavailable where it was taken away."""

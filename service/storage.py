@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 class Storage:
     """Where tasks, bundles and idempotency keys are, and what makes the bundles. ``close`` closes all of it.
 
-    ``prepare`` loads the generators, so that no task waits for that: some tenths of a second each.
+    ``prepare`` loads the generators that "auto" chooses, so that their tasks need not wait for it: some tenths of a
+    second each. The others are loaded, and take memory, when they are first asked for.
     """
 
     tasks: TaskStore
@@ -138,7 +139,7 @@ def _shared(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator, 
 
 def _preparation(generator: OnnxGenerator, catalogue: Catalogue) -> Callable[[], None]:
     def prepare() -> None:
-        for meta_model in catalogue.by_name.values():
+        for meta_model in catalogue.first_choices:
             try:
                 generator.prepare(meta_model)
             except Exception:  # said again, to its user, by the first task that needs it

@@ -261,8 +261,11 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     parser.add_argument("--peers", type=Path, help="virtual environment of the other servers (make bench-peers)")
     args = parser.parse_args()
+    names = args.only.split(",")
+    if unknown := [name for name in names if name not in PARTS]:
+        parser.error(f"no part is called {unknown[0]!r}; choose of {', '.join(PARTS)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes under test are stopped too
-    results = run(args.only.split(","), load(ZOO / args.meta_model), quick=args.quick, peers=args.peers)
+    results = run(names, load(ZOO / args.meta_model), quick=args.quick, peers=args.peers)
     width = max(len(what) for what, _, _ in rows(results))
     for what, figure, target in rows(results):
         print(f"{what:{width}}  {figure:>16}  {target}".rstrip())

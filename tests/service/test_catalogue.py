@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import ImpossibleTask
+from models.metamodel import ZOO
 from service.catalogue import AUTO, PREFERRED, Catalogue, Evidence, read_catalogue
 from tests.service import centroids, described
 
@@ -54,6 +55,17 @@ def test_the_preferred_one_goes_first(catalogue: Catalogue, monkeypatch: pytest.
     assert catalogue.choose(AUTO, KINDS["photographs"][0]).name == "described"
     assert catalogue.choose(AUTO, KINDS["words"][0]).name == "described"
     assert catalogue.choose(AUTO, KINDS["drawings"][0]).name == "centroids"
+
+
+@pytest.mark.parametrize("kind", PREFERRED)
+def test_of_those_that_ship_each_kind_of_task_gets_the_preferred_one(kind: str) -> None:
+    assert read_catalogue(ZOO).choose(AUTO, KINDS[kind][0]).name == PREFERRED[kind][0]
+
+
+def test_the_first_choices_are_what_auto_takes(catalogue: Catalogue, folder: Path) -> None:
+    assert {m.name for m in catalogue.first_choices} == {name for _, name in KINDS.values()}
+    assert [m.name for m in Catalogue({"words": catalogue.get("words")}).first_choices] == ["words"]
+    assert Catalogue({}).first_choices == []
 
 
 def test_one_that_cannot_take_the_task_gives_way(catalogue: Catalogue) -> None:

@@ -101,7 +101,8 @@ def omniglot_4_five_shot(n_generated_layers: int) -> Config:
     """The paper's Table 4: 4 channels, 5 shots, where generating every layer shows."""
     config = omniglot(4, n_steps=3000)
     model = replace(config.model, n_generated_layers=n_generated_layers)
-    return replace(config, model=model, shapes=((1.0, FIVE_SHOT),), validation=replace(FIVE_SHOT, n_query=3))
+    shapes, validation = ((1.0, FIVE_SHOT),), replace(FIVE_SHOT, n_query=3)
+    return replace(config, model=model, shapes=shapes, validation=validation, unlabeled_sharpness=None)
 
 
 def omniglot_unlabeled() -> Config:

@@ -104,6 +104,13 @@ def fit_pixels(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
     return np.asarray(WHITE - pixels, dtype=np.uint8) if spec.invert_dark and pixels.mean() < WHITE / 2 else pixels
 
 
+def to_8_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey scaled to 8 bits (Pillow would clip it to white); any other image as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+
+
 def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
@@ -129,9 +136,8 @@ def _n_scans(data: bytes) -> int:
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
-    """To "L" or "RGB": transparency over white, 16-bit grey scaled (Pillow would clip it)."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    """To "L" or "RGB": transparency over white, 16-bit grey scaled."""
+    image = to_8_bits(image)
     if "A" in image.getbands() or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)

@@ -22,6 +22,9 @@ from models.errors import ImpossibleTask, InvalidRequest
 FORMAT_VERSION = 1
 NOT_TEXT = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories that no name shows: controls, formats, halves of surrogate pairs, separators of lines."""
+JOINERS = "\u200c\u200d"
+"""Formats that are kept inside a word: Persian and the scripts of India are spelt with them, emoji are put together."""
+WITHOUT_JOINERS = dict.fromkeys(map(ord, JOINERS))
 Pixels = NDArray[np.uint8]
 
 
@@ -53,9 +56,10 @@ class TaskSpec:
 
 
 def canonical_text(text: str) -> str:
-    """NFC; what is not text, and runs of white space, to single spaces; ends trimmed."""
-    kept = "".join(" " if unicodedata.category(ch) in NOT_TEXT else ch for ch in text)
-    return unicodedata.normalize("NFC", " ".join(kept.split()))
+    """NFC; what is not text, and runs of white space, to single spaces; ends trimmed; joiners inside words alone."""
+    kept = "".join(" " if unicodedata.category(ch) in NOT_TEXT and ch not in JOINERS else ch for ch in text)
+    words = (word.strip(JOINERS) for word in kept.split())
+    return unicodedata.normalize("NFC", " ".join(word for word in words if word))
 
 
 def class_text(name: str, description: str) -> str:
@@ -66,7 +70,10 @@ def class_text(name: str, description: str) -> str:
 
 
 def check_classes(spec: TaskSpec, *, min_classes: int, max_classes: int) -> None:
-    """Raise ImpossibleTask unless the classes have distinct, non-empty names and their number is in range."""
+    """Raise ImpossibleTask unless the classes have distinct, non-empty names and their number is in range.
+
+    Names that differ in joiners only are not distinct: they may look alike.
+    """
     n = len(spec.classes)
     if not min_classes <= n <= max_classes:
         wanted = f"give between {min_classes} and {max_classes} classes"
@@ -75,11 +82,12 @@ def check_classes(spec: TaskSpec, *, min_classes: int, max_classes: int) -> None
     for i, name in enumerate(spec.class_names):
         if not name:
             raise ImpossibleTask("A class has an empty name; name every class.", where=f"classes[{i}].name")
-        if name in seen:
-            first = seen[name]
+        shown = name.translate(WITHOUT_JOINERS)
+        if shown in seen:
+            first = seen[shown]
             message = f"Classes {first} and {i} are both named {name!r}; give every class its own name."
             raise ImpossibleTask(message, where=f"classes[{i}].name")
-        seen[name] = i
+        seen[shown] = i
 
 
 def encode_recipe(spec: TaskSpec) -> bytes:

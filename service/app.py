@@ -25,7 +25,7 @@ from service.api.middleware.body_limit import BodyLimit
 from service.api.middleware.context import RequestContext
 from service.api.rate_limits import RateLimits
 from service.api.state import Served
-from service.catalogue import Catalogue, read_catalogue
+from service.catalogue import Catalogue, nothing_in, read_catalogue
 from service.descriptions import DescriptionReader, prepare_encoders
 from service.explaining import Explainer
 from service.generation.pending import PendingGenerations
@@ -38,6 +38,7 @@ from service.prediction.batching import Batcher
 from service.prediction.loading import Loader
 from service.prediction.session_cache import SessionCache
 from service.prediction.sessions import Placement, SharedNetworks
+from service.registration import Registration
 from service.requests import Specifier
 from service.settings import Settings
 from service.storage import open_storage
@@ -110,6 +111,8 @@ async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics, tr
     pool = ThreadPoolExecutor(N_STORE_THREADS, "classmith-store")
     stack.callback(pool.shutdown)
     catalogue = await asyncio.to_thread(read_catalogue, settings.meta_models)
+    if not catalogue.names:  # tasks of before are still listed and deleted, and /readyz says what is missing
+        log.error("%s", nothing_in(settings.meta_models))
     encoders = Encoders(settings.text_encoder, download=settings.download_encoder)
     storage = await asyncio.to_thread(open_storage, settings, catalogue, metrics, encoders, tracing)
     stack.callback(storage.close)
@@ -136,9 +139,8 @@ async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics, tr
     specifier = Specifier(settings, catalogue, intake, DescriptionReader(encoders))
     explainer = Explainer(loader, storage.generator, encoders, max_pixels=settings.max_image_pixels, metrics=metrics)
     stack.callback(explainer.close)
-    return Tasks(
-        storage.tasks, storage.bundles, storage.keys, specifier, loader, pending, sessions, batcher, explainer, pool
-    )
+    registration = Registration(storage.tasks, storage.keys, specifier, loader, pending, pool)
+    return Tasks(storage.tasks, storage.bundles, registration, loader, pending, sessions, batcher, explainer, pool)
 
 
 def _batcher(settings: Settings, metrics: Metrics) -> Batcher:

@@ -30,15 +30,15 @@ log = logging.getLogger(__name__)
 class Evidence:
     """What a request tells about the kind of task.
 
-    ``n_shown``, ``n_described``: of its classes, those with images and those with a description. ``near_grey``: of its
-    images; None where it has none, or where that was not looked at.
+    ``n_shown``, ``n_described``: of its classes, those with images and those with a description. ``n_images``,
+    ``near_grey``: of its classes' images; None where they have none, or where that was not looked at.
     """
 
     n_classes: int
     n_shown: int
     n_described: int
     n_images: int
-    has_unlabeled: bool
+    n_unlabeled: int = 0
     near_grey: bool | None = None
 
     @property
@@ -92,8 +92,8 @@ class Catalogue:
         """What "auto" takes for small tasks of each kind, each once: what most users will ask for."""
         found = {}
         for n_shown, n_described, near_grey in ((2, 0, True), (2, 0, False), (0, 2, None), (2, 2, True), (2, 2, False)):
-            with contextlib.suppress(ImpossibleTask):
-                evidence = Evidence(2, n_shown, n_described, n_shown, has_unlabeled=False, near_grey=near_grey)
+            with contextlib.suppress(ImpossibleTask, Unavailable):
+                evidence = Evidence(2, n_shown, n_described, n_shown, near_grey=near_grey)
                 chosen = self.choose(AUTO, evidence)
                 found[chosen.name] = chosen
         return list(found.values())
@@ -106,17 +106,29 @@ class Catalogue:
         return self.by_name[name]
 
     def choose(self, generator: str, evidence: Evidence) -> MetaModel:
-        """The named meta-model, or with "auto" the first that can make use of all that is given, or else of most.
+        """The named meta-model, or with "auto" the first that can make use of the classes as they are given.
 
-        Raises ImpossibleTask where there is none, saying which there are.
+        That one may leave unlabelled images out: a better network is worth more than they are. Raises ImpossibleTask
+        where there is none, saying which there are, and Unavailable where none is loaded at all.
         """
+        if not self.by_name:
+            problem = "its folder is missing or holds none (CLASSMITH_META_MODELS)"
+            raise Unavailable(f"No meta-model is loaded here, so no classifier can be made: {problem}.")
         if generator != AUTO:
             return self._named(generator)
-        candidates = sorted((m for m in self.by_name.values() if _suits(m, evidence)), key=lambda m: _rank(m, evidence))
+        if able := self.able(evidence):
+            return able[0]
+        candidates = self._suited(evidence)
         if not candidates:
             raise self._none_for(evidence)
-        able = (m for m in candidates if _takes(m, evidence))
-        return next(able, candidates[0])  # the first one's limits make the error where none is able
+        return candidates[0]  # the first one's limits make the error where none is able
+
+    def able(self, evidence: Evidence) -> list[MetaModel]:
+        """Those that can make a task of this kind and size, in the order in which "auto" tries them."""
+        return [m for m in self._suited(evidence) if _takes(m, evidence)]
+
+    def _suited(self, evidence: Evidence) -> list[MetaModel]:
+        return sorted((m for m in self.by_name.values() if _suits(m, evidence)), key=lambda m: _rank(m, evidence))
 
     def _named(self, name: str) -> MetaModel:
         if name in self.by_name:
@@ -147,13 +159,14 @@ def _suits(meta_model: MetaModel, evidence: Evidence) -> bool:
     return manifest.accepts_images and manifest.domain == evidence.domain
 
 
-def _rank(meta_model: MetaModel, evidence: Evidence) -> tuple[bool, int, bool, str]:
-    """Lower is better: reads the words that are given, is preferred, is made for just what is given."""
+def _rank(meta_model: MetaModel, evidence: Evidence) -> tuple[bool, int, bool, bool, str]:
+    """Lower is better: reads the words given, is preferred, uses unlabelled images, is made for just what is given."""
     manifest, preferred = meta_model.manifest, PREFERRED.get(evidence.kind, ())
     reads_words = manifest.accepts_descriptions
     return (
         evidence.n_described > 0 and not reads_words,
         preferred.index(meta_model.name) if meta_model.name in preferred else len(preferred),
+        evidence.n_unlabeled > 0 and not manifest.accepts_unlabeled,
         (not evidence.n_described and reads_words) or (not evidence.n_shown and manifest.accepts_images),
         meta_model.name,
     )
@@ -162,9 +175,9 @@ def _rank(meta_model: MetaModel, evidence: Evidence) -> tuple[bool, int, bool, s
 def _takes(meta_model: MetaModel, evidence: Evidence) -> bool:
     manifest = meta_model.manifest
     in_range = manifest.min_classes <= evidence.n_classes <= manifest.max_classes
-    takes_unlabeled = manifest.accepts_unlabeled or not evidence.has_unlabeled
     takes_all = manifest.accepts_descriptions or evidence.n_shown == evidence.n_classes
-    return in_range and takes_unlabeled and takes_all and evidence.n_images <= manifest.max_images
+    n_used = evidence.n_images + (evidence.n_unlabeled if manifest.accepts_unlabeled else 0)
+    return in_range and takes_all and n_used <= manifest.max_images
 
 
 def read_catalogue(folder: Path) -> Catalogue:
@@ -176,6 +189,13 @@ def read_catalogue(folder: Path) -> Catalogue:
         except InvalidMetaModel as error:
             log.error("meta-model refused: %s", error.message)
     return Catalogue({model.name: model for model in found})
+
+
+def nothing_in(folder: Path) -> str:
+    """What to tell an operator whose folder gave no meta-model: its whole path, and what to do."""
+    place = folder.resolve()
+    problem = f"{place} holds no whole one" if folder.is_dir() else f"there is no folder {place}"
+    return f"No meta-model is loaded: {problem}; set CLASSMITH_META_MODELS to their folder and restart."
 
 
 def meta_model_folders(folder: Path) -> list[Path]:

@@ -88,10 +88,14 @@ def has_controls(text: str) -> bool:
     return any(unicodedata.category(ch) == "Cc" and not ch.isspace() for ch in text)
 
 
-def _of(specs: Sequence[ClassSpec]) -> str:
-    """The subject of a note, however many classes there are: "The description of 'a' is", "... of 'a' and 'b' is"."""
+def listed(specs: Sequence[ClassSpec]) -> str:
+    """The names of some classes, however many there are: "'a'", "'a' and 'b'", "'a', 'b', 'c' and 2 more"."""
     names = [repr(spec.name) for spec in specs[:MAX_NAMED]]
     if len(specs) > MAX_NAMED:
         names.append(f"{len(specs) - MAX_NAMED} more")
-    listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
-    return f"The description of {listed} is"
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def _of(specs: Sequence[ClassSpec]) -> str:
+    """The subject of a note."""
+    return f"The description of {listed(specs)} is"

@@ -169,6 +169,8 @@ def _unreadable(meta_model: MetaModel, spec: TaskSpec) -> list[str]:
     """Why no words can be weighed, or nothing."""
     if not any(c.description for c in spec.classes):
         return ["This task has no descriptions, so there are no words to weigh."]
+    if not meta_model.manifest.accepts_descriptions:
+        return [f"The meta-model {meta_model.name} reads images only, so there are no words to weigh."]
     if not meta_model.has(WORDS_GRADIENT):
         remedy = "export it again with `training export` and create the task again to have them"
         return [f"The meta-model {meta_model.name} was exported without the gradient of its words; {remedy}."]

@@ -28,6 +28,8 @@ CREATE TABLE IF NOT EXISTS keys (
     expires_at REAL NOT NULL
 ) WITHOUT ROWID
 """
+BY_EXPIRY = "CREATE INDEX IF NOT EXISTS keys_by_expiry ON keys (expires_at)"
+EXPIRE = "DELETE FROM keys WHERE expires_at < ?"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class SqliteIdempotencyStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._connection() as db:
             db.execute(SCHEMA)
+            db.execute(BY_EXPIRY)
 
     def get(self, tenant: str, key: str) -> Remembered | None:
         """The first request under this key, or None."""
@@ -71,7 +74,7 @@ class SqliteIdempotencyStore:
         digest, now = _digest(tenant, key), time.time()
         row = (digest, entry.fingerprint, entry.task_id, entry.made, now + self._keep_s)
         with self._connection() as db:
-            db.execute("DELETE FROM keys WHERE expires_at < ?", (now,))
+            db.execute(EXPIRE, (now,))
             db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?, ?, ?, ?)", row)
             return self._read(db, digest) or entry
 

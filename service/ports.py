@@ -23,6 +23,14 @@ class ClassSummary:
 
 
 @dataclass(frozen=True)
+class Position:
+    """A place in a tenant's list: where a task made then (Unix seconds) stands, or stood before it was deleted."""
+
+    created_at: float
+    id: str
+
+
+@dataclass(frozen=True)
 class TaskRecord:
     """A stored task as it is listed. ``created_at``: Unix seconds. ``bytes``: size of its bundle once ready.
 
@@ -41,6 +49,11 @@ class TaskRecord:
     error: str | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def position(self) -> Position:
+        """Where the task stands in its tenant's list."""
+        return Position(self.created_at, self.id)
+
 
 class TaskStore(Protocol):
     """Durable tasks: a record and its recipe. What ``create`` returned for is never lost; each tenant its own."""
@@ -54,8 +67,8 @@ class TaskStore(Protocol):
     def recipe(self, tenant: str, task_id: str) -> bytes | None:
         """The recipe's bytes, or None."""
 
-    def list(self, tenant: str, *, limit: int, after: str | None = None) -> list[TaskRecord]:
-        """Newest first, then by id; ``after`` is the last id of the page before (unknown: InvalidRequest)."""
+    def list(self, tenant: str, *, limit: int, after: Position | None = None) -> list[TaskRecord]:
+        """Newest first, then by id; ``after`` is the last position of the page before."""
 
     def count(self, tenant: str) -> int:
         """How many tasks a tenant has; one made or deleted at this moment may be in it or not."""
@@ -119,6 +132,9 @@ class Generation(Protocol):
         lease runs out. A ready task is generated again only if its bundle is missing or corrupt. Raises NotFound where
         the task was deleted meanwhile, Unavailable after ``close``.
         """
+
+    def check_room(self) -> None:
+        """Raise Busy where a queue is full: asked before a new task is stored."""
 
     def close(self) -> None:
         """Take no more work, and end what runs."""

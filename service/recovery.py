@@ -114,7 +114,7 @@ def _copy(source: Path, new: sqlite3.Connection) -> tuple[set[str], set[str]]:
         old.text_factory = as_text
         new.execute("BEGIN")
         for row in _rows(old, "tasks", ROW):
-            if row[-1] == task_digest(*row[:7]):
+            if row[-1] == task_digest(*row[:N_FIXED]):
                 new.execute(f"INSERT OR IGNORE INTO tasks ({ROW}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", row)
         for row in _rows(old, "recipes", "id, data, digest"):
             if is_recipe(*row):

@@ -6,7 +6,7 @@ The checks come in the order of their cost, all of them before anything is store
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from models.errors import ImpossibleTask, TooLarge
 from models.metamodel import Manifest, MetaModel
@@ -14,6 +14,7 @@ from models.task import ClassSpec, TaskSpec, canonical_text, check_classes, dige
 from service.catalogue import AUTO, Catalogue, Evidence
 from service.descriptions import Described, DescriptionReader, check_descriptions
 from service.images import Image, Intake
+from service.repeats import check_images, notes_of_images
 from service.settings import Settings
 
 MIN_CLASSES = 2
@@ -37,9 +38,14 @@ class TaskRequest:
     generator: str = AUTO
 
     @property
+    def labeled(self) -> list[Image]:
+        """The images of the classes, class by class."""
+        return [image for c in self.classes for image in c.images]
+
+    @property
     def images(self) -> list[Image]:
         """All images, class by class, then the unlabelled ones."""
-        return [image for c in self.classes for image in c.images] + list(self.unlabeled)
+        return self.labeled + list(self.unlabeled)
 
     def fingerprint(self) -> str:
         """What makes two requests the same request, however they were written down."""
@@ -59,21 +65,43 @@ class Specifier:
     async def specify(self, request: TaskRequest) -> tuple[TaskSpec, MetaModel]:
         """The task and the meta-model it gets; raises ImpossibleTask, TooLarge or an image's error, located."""
         texts = self._texts(request)
-        meta_model = self.catalogue.choose(request.generator, await self._evidence(request, texts))
+        meta_model = self.catalogue.choose(request.generator, _evidence(request, texts, await self._near_grey(request)))
+        if request.generator == AUTO and not meta_model.manifest.accepts_unlabeled:
+            request = replace(request, unlabeled=())
         _check_fits(texts, request, meta_model, self._max_classes(meta_model.manifest.max_classes))
         pixels = iter(await self.intake.pixels(request.images, meta_model.manifest.preprocess))
         classes = tuple(
             ClassSpec(text.name, text.description, tuple(next(pixels) for _ in asked.images))
             for text, asked in zip(texts.classes, request.classes, strict=True)
         )
+        await asyncio.to_thread(check_images, classes, meta_model.manifest)
         return TaskSpec(classes, tuple(pixels)), meta_model
 
     async def notes(self, request: TaskRequest, spec: TaskSpec, meta_model: MetaModel) -> tuple[str, ...]:
-        """What the author of the descriptions should know of how they are read; raises MissingEncoder."""
+        """What the author should know of how the request was read; raises MissingEncoder."""
+        notes: list[str] = []
         described = [Described(c.description, s) for c, s in zip(request.classes, spec.classes, strict=True)]
-        if not any(c.sent for c in described):
-            return ()
-        return await asyncio.to_thread(self.reader.notes, described, meta_model.manifest)
+        if any(c.sent for c in described):
+            notes += await asyncio.to_thread(self.reader.notes, described, meta_model.manifest)
+        notes += await asyncio.to_thread(notes_of_images, spec.classes)
+        if request.generator == AUTO:
+            notes += await self._notes_of_choice(request, spec, meta_model)
+        return tuple(notes)
+
+    async def _notes_of_choice(self, request: TaskRequest, spec: TaskSpec, meta_model: MetaModel) -> list[str]:
+        """What "auto" left out or took for granted, and which generator would not have."""
+        notes = []
+        taken_for_drawings = meta_model.manifest.domain == "drawings" if request.labeled else None
+        evidence = _evidence(request, spec, taken_for_drawings)
+        if request.unlabeled and not meta_model.manifest.accepts_unlabeled:
+            users = (m.name for m in self.catalogue.able(evidence) if m.manifest.accepts_unlabeled)
+            remedy = f"; choose generator {name} to use them" if (name := next(users, None)) else ""
+            notes.append(f"{meta_model.name} cannot use unlabelled images, so they were left out{remedy}.")
+        others = self.catalogue.able(replace(evidence, near_grey=False)) if taken_for_drawings else []
+        if others and not await self.intake.on_paper(request.labeled):
+            remedy = f"if they are photographs, choose generator {others[0].name}"
+            notes.append(f"The images have no colour, so they were taken for drawings; {remedy}.")
+        return notes
 
     def _texts(self, request: TaskRequest) -> TaskSpec:
         """Names and descriptions in canonical form, once their number and lengths are checked."""
@@ -98,20 +126,23 @@ class Specifier:
             message = f"{len(asked.images)} images are over the limit of {most} a class; send fewer."
             raise TooLarge(message, where=f"{where}.images")
 
-    async def _evidence(self, request: TaskRequest, texts: TaskSpec) -> Evidence:
-        images = request.images
-        near_grey = await self.intake.near_grey(images) if images and request.generator == AUTO else None
-        return Evidence(
-            n_classes=len(request.classes),
-            n_shown=sum(bool(c.images) for c in request.classes),
-            n_described=sum(bool(c.description) for c in texts.classes),
-            n_images=len(images),
-            has_unlabeled=bool(request.unlabeled),
-            near_grey=near_grey,
-        )
+    async def _near_grey(self, request: TaskRequest) -> bool | None:
+        looks = request.labeled if request.generator == AUTO else []
+        return await self.intake.near_grey(looks) if looks else None
 
     def _max_classes(self, most: int) -> int:
         return max(MIN_CLASSES, min(most, self.settings.max_classes or most))
+
+
+def _evidence(request: TaskRequest, texts: TaskSpec, near_grey: bool | None) -> Evidence:
+    return Evidence(
+        n_classes=len(request.classes),
+        n_shown=sum(bool(c.images) for c in request.classes),
+        n_described=sum(bool(c.description) for c in texts.classes),
+        n_images=len(request.labeled),
+        n_unlabeled=len(request.unlabeled),
+        near_grey=near_grey,
+    )
 
 
 def _check_length(text: str, most: int, where: str) -> None:

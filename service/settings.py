@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Literal, Self
 
@@ -18,6 +19,8 @@ from models.metamodel import ZOO
 
 LOCAL_TENANT = "local"
 """Whose tasks they are where there are no API keys."""
+KEY, KEY_RULE = re.compile(r"[\x21-\x7e]+"), "a key is visible ASCII without spaces"
+"""What an Authorization header carries unchanged from every client: another key could never be given."""
 
 
 class InvalidSettings(Exception):
@@ -90,7 +93,8 @@ class Settings(BaseSettings):
     text_encoder_at_start: bool = False
     """Read the text encoder (about 200 MB of memory) at the start, not when the first description comes."""
     api_keys: dict[str, Grant] = Field(default_factory=dict, repr=False)
-    """Key -> tenant, or {"tenant": NAME, "rate_per_s": 50, "max_tasks": 100}. Without keys: on loopback only."""
+    """Key -> tenant, or {"tenant": NAME, "rate_per_s": 50, "max_tasks": 100}. A key is visible ASCII without spaces.
+    Without keys: on loopback only."""
     api_keys_file: Path | None = None
     """A JSON file with the same mapping."""
 
@@ -128,7 +132,7 @@ class Settings(BaseSettings):
     """Memory for ready classifiers; the least recently used go first."""
     min_residency_s: float = Field(5.0, ge=0)
     """A classifier just made ready stays this long, so that many tasks can't thrash."""
-    revalidate_s: float = Field(2.0, ge=0)
+    revalidate_s: float = Field(2.0, ge=0.1)
     """A delete in another process is seen after this long."""
     bundle_bytes: int = Field(10_000_000_000, ge=1)
     """Disk for bundles (Redis has its own limit and their TTL)."""
@@ -155,8 +159,8 @@ class Settings(BaseSettings):
     @field_validator("api_keys")
     @classmethod
     def _keys_are_usable(cls, keys: dict[str, Grant]) -> dict[str, Grant]:
-        if not all(key.strip() for key in keys):
-            raise ValueError('keys and tenants must not be empty; give {"some-long-key": "tenant-name", ...}')
+        if not all(map(KEY.fullmatch, keys)):
+            raise ValueError(f'{KEY_RULE}; give {{"some-long-key": "tenant-name", ...}}')
         return keys
 
     @model_validator(mode="after")
@@ -179,8 +183,8 @@ class Settings(BaseSettings):
             raise InvalidSettings(f"The API keys cannot be read ({error}); {remedy}.") from error
         except ValidationError:  # its text holds the keys
             found = {}
-        if not found or not all(key.strip() for key in found):
-            raise InvalidSettings(f"The API keys are not usable; {remedy}, with at least one key.")
+        if not found or not all(map(KEY.fullmatch, found)):
+            raise InvalidSettings(f"The API keys are not usable; {remedy}, with at least one key; {KEY_RULE}.")
         return {**self.api_keys, **found}
 
 

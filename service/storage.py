@@ -17,7 +17,7 @@ from service.catalogue import Catalogue
 from service.generation.jobs import JobQueue
 from service.generation.once import LocalGeneration, QueuedGeneration
 from service.idempotency import IdempotencyStore, RedisIdempotencyStore, SqliteIdempotencyStore
-from service.observability.telemetry import Metrics
+from service.observability.telemetry import SCRAPE_S, Metrics
 from service.observability.tracing import NO_TRACING, Attributes, Tracing
 from service.ports import BundleStore, Generation, TaskStore
 from service.settings import Settings
@@ -28,8 +28,6 @@ from service.stores.redis_client import connect, durability_problems
 from service.stores.sqlite import SqliteTaskStore
 from service.stores.sqlite_schema import KEYS_FILE, TASKS_FILE
 
-SCRAPE_S = 1.0
-"""A scrape waits for Redis no longer, so that it still says that Redis is gone."""
 log = logging.getLogger(__name__)
 
 

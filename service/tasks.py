@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -11,34 +10,24 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TypeVar
 
-from models.errors import ClassmithError, NotFound, QuotaExceeded, ReusedKey
+from models.errors import Busy, ClassmithError, NotFound, Unavailable
 from models.explain import LayerChange
 from models.graph import self_contained
-from models.metamodel import MetaModel
-from models.task import TaskSpec, encode_recipe, task_id
 from service.explaining import Explainer, Explanation
 from service.generation.pending import PendingGenerations
-from service.idempotency import IdempotencyStore, Remembered
 from service.images import check_pixels
 from service.observability.statistics import Statistics
-from service.ports import BundleStore, ClassSummary, TaskRecord, TaskStore
+from service.ports import BundleStore, Position, TaskRecord, TaskStore
 from service.prediction.batching import Batcher, Prediction
 from service.prediction.loading import TASK_ID, Loader, unknown_task
 from service.prediction.pieces import Given
 from service.prediction.session_cache import SessionCache
-from service.requests import Specifier, TaskRequest
+from service.registration import Creation, Registration
+from service.requests import TaskRequest
 
 POLL_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 FINISHED = frozenset({"ready", "failed"})
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Creation:
-    """A task and whether this request made it."""
-
-    record: TaskRecord
-    made: bool
 
 
 @dataclass(frozen=True)
@@ -47,8 +36,7 @@ class Tasks:
 
     store: TaskStore
     bundles: BundleStore
-    keys: IdempotencyStore
-    specifier: Specifier
+    registration: Registration
     loader: Loader
     pending: PendingGenerations
     sessions: SessionCache
@@ -66,29 +54,39 @@ class Tasks:
         request under it is answered as the first one was; raises ReusedKey where that one asked for something else.
         Raises QuotaExceeded where the task is new and the tenant keeps ``max_tasks`` already.
         """
-        fingerprint = request.fingerprint() if key else ""
-        creation = await self._replay(tenant, key, fingerprint) if key else None
-        if creation is None:
-            creation = await self._register(tenant, request, key, fingerprint, max_tasks)
+        creation = await self.registration.of(tenant, request, key=key, max_tasks=max_tasks)
         if creation.record.state == "ready":
             return creation
         generation = self.pending.start(tenant, creation.record.id)
         await asyncio.wait({generation}, timeout=wait_s)
-        record = generation.result() if generation.done() else await self.get(tenant, creation.record.id)
+        try:
+            record = generation.result() if generation.done() else await self.get(tenant, creation.record.id)
+        except Busy:  # the queue has filled up since it was asked: the task is stored, and made when there is room
+            record = await self.get(tenant, creation.record.id)
         return Creation(record, creation.made)
 
     async def get(self, tenant: str, ident: str) -> TaskRecord:
         """The record of a task; raises NotFound."""
         return await self._off_loop(lambda: self.loader.record(tenant, ident))
 
-    async def page(self, tenant: str, *, limit: int, after: str | None) -> tuple[list[TaskRecord], bool]:
-        """Up to ``limit`` tasks, newest first, after the one named; and whether there are more."""
+    async def page(self, tenant: str, *, limit: int, after: Position | None) -> tuple[list[TaskRecord], bool]:
+        """Up to ``limit`` tasks, newest first, after a position; and whether there are more."""
         found = await self._off_loop(lambda: self.store.list(tenant, limit=limit + 1, after=after))
         return found[:limit], len(found) > limit
 
     async def delete(self, tenant: str, ident: str) -> None:
-        """Forget a task: its recipe, its bundle, its session; raises NotFound."""
-        if not TASK_ID.fullmatch(ident) or not await self._off_loop(lambda: self.store.delete(tenant, ident)):
+        """Forget a task: its bundle, its recipe, its session; raises NotFound.
+
+        Weights go first, so that a delete that was interrupted can be repeated, and once more at the end: a bundle may
+        have been made again meanwhile.
+        """
+
+        def forget() -> bool:
+            self.loader.record(tenant, ident)
+            self.bundles.delete(ident)
+            return self.store.delete(tenant, ident)
+
+        if not await self._off_loop(forget):
             raise unknown_task(ident)
         self.sessions.drop(tenant, ident)
         await self._off_loop(lambda: self.bundles.delete(ident))
@@ -104,6 +102,8 @@ class Tasks:
                 record = await self.get(tenant, ident)
             except NotFound:
                 return
+            except Unavailable:  # for now: what was said of the task still holds
+                record = last
             yield record if record != last else None
             last = record
 
@@ -193,62 +193,5 @@ class Tasks:
 
         return await self._off_loop(export)
 
-    async def _replay(self, tenant: str, key: str, fingerprint: str) -> Creation | None:
-        """What the first request under this key led to; None where there was none, or its task is gone."""
-        first = await self._off_loop(lambda: self.keys.get(tenant, key))
-        if first is None:
-            return None
-        _check_same(first, fingerprint)
-        try:
-            return Creation(await self.get(tenant, first.task_id), first.made)
-        except NotFound:
-            await self._off_loop(lambda: self.keys.forget(tenant, key))
-            return None
-
-    async def _register(
-        self, tenant: str, request: TaskRequest, key: str | None, fingerprint: str, max_tasks: int | None
-    ) -> Creation:
-        """Check the request whole, and store its task durably if it is not there."""
-        spec, meta_model = await self.specifier.specify(request)
-        recipe = encode_recipe(spec)
-        ident = task_id(
-            recipe,
-            tenant=tenant,
-            meta_model_digest=meta_model.digest,
-            preprocessing=meta_model.manifest.preprocess.version,
-        )
-        known = await self._off_loop(lambda: self.store.get(tenant, ident))
-        notes: tuple[str, ...] = ()
-        if known is None:
-            self.pending.check_room(tenant, ident)
-            if max_tasks is not None:
-                await self._off_loop(lambda: self._check_quota(tenant, max_tasks))
-            notes = await self.specifier.notes(request, spec, meta_model)
-        if key:
-            entry = Remembered(fingerprint, ident, known is None)
-            _check_same(await self._off_loop(lambda: self.keys.put(tenant, key, entry)), fingerprint)
-        if known is not None:
-            return Creation(known, made=False)
-        record = _new_record(tenant, ident, spec, meta_model, notes)
-        made = await self._off_loop(lambda: self.store.create(record, recipe))
-        return Creation(record if made else await self.get(tenant, ident), made)
-
-    def _check_quota(self, tenant: str, max_tasks: int) -> None:
-        if self.store.count(tenant) >= max_tasks:
-            message = f"You keep {max_tasks} tasks already, which is your limit; delete one you no longer need."
-            raise QuotaExceeded(message)
-
     async def _off_loop(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
-
-
-def _check_same(first: Remembered, fingerprint: str) -> None:
-    if first.fingerprint != fingerprint:
-        message = "This Idempotency-Key came before with another request; use a new key for a new request."
-        raise ReusedKey(message, where="Idempotency-Key")
-
-
-def _new_record(tenant: str, ident: str, spec: TaskSpec, meta_model: MetaModel, notes: tuple[str, ...]) -> TaskRecord:
-    classes = tuple(ClassSummary(c.name, c.description, len(c.images)) for c in spec.classes)
-    n_unlabeled = len(spec.unlabeled)
-    return TaskRecord(tenant, ident, "queued", classes, n_unlabeled, meta_model.name, time.time(), notes=notes)

@@ -217,6 +217,18 @@ def test_the_import_rules_hold() -> None:
     assert answer.returncode == 0, answer.stdout
 
 
+@pytest.mark.parametrize("line", ["import torch", "from models.nn import conv4"])
+def test_the_import_rules_keep_torch_from_any_new_module_of_models(line: str, tmp_path: Path) -> None:
+    for package in PYPROJECT["tool"]["importlinter"]["root_packages"]:
+        ignored = shutil.ignore_patterns("zoo", "encoders", "web", "__pycache__")
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "models" / "newcomer.py").write_text(f"{line}\n")
+    answer = subprocess.run([script("lint-imports")], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert answer.returncode == 1, answer.stdout
+    assert "models.newcomer is not allowed to import" in " ".join(answer.stdout.split())
+
+
 def test_the_readme_lists_every_source_file_and_repeats_the_files_figures() -> None:
     text = (ROOT / "README.md").read_text()
     entries = {readme.entry_of(path.relative_to(ROOT).as_posix()) for path in tracked_files() if path.stat().st_size}

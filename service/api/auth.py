@@ -61,9 +61,18 @@ def _digest(key: str) -> bytes:
 @lru_cache(maxsize=1024)
 def _check_browser(host: str, origin: str | None) -> None:
     """Refuse what came through a name on the internet (DNS rebinding), or from another site's page."""
-    name = urlsplit(f"//{host}").hostname or ""
-    if "." in name and not is_loopback(name) and not name.endswith(".localhost"):
+    name = _name_in(host)
+    if name is None or ("." in name and not is_loopback(name) and not name.endswith(".localhost")):
+        shown = (name or host)[:100]
         remedy = "use http://127.0.0.1 or http://localhost, or set API keys to serve other names"
-        raise Forbidden(f"Without API keys the service answers on this machine only, not as {name[:100]!r}; {remedy}.")
-    if origin is not None and urlsplit(origin).netloc != host:
+        raise Forbidden(f"Without API keys the service answers on this machine only, not as {shown!r}; {remedy}.")
+    if origin is not None and origin.partition("://")[2] != host:
         raise Forbidden("A page of another site may not call this service; use a program, or the service's own page.")
+
+
+def _name_in(host: str) -> str | None:
+    """A Host header without its port; None where it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return None

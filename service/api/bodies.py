@@ -85,9 +85,13 @@ def parse_json(body: bytes, model: type[Model]) -> Model:
 
 
 async def read_json(request: Request, parse: Callable[[bytes], Result]) -> Result:
-    """The body through ``parse``: in a thread where it is so large that the event loop would stand still."""
-    body = await request.body()
-    return parse(body) if len(body) < OFF_LOOP_BYTES else await asyncio.to_thread(parse, body)
+    """The body through ``parse``, as ``parsed``."""
+    return await parsed(await request.body(), parse)
+
+
+async def parsed(data: bytes, parse: Callable[[bytes], Result]) -> Result:
+    """Data through ``parse``: in a thread where there is so much that the event loop would stand still."""
+    return parse(data) if len(data) < OFF_LOOP_BYTES else await asyncio.to_thread(parse, data)
 
 
 async def read_parts(request: Request, *, max_files: int) -> list[Part]:

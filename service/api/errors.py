@@ -13,11 +13,10 @@ import re
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from models import errors
 from service.observability.telemetry import request_id
@@ -42,6 +41,8 @@ STATUS: dict[type[errors.ClassmithError], tuple[int, str]] = {
     errors.InvalidMetaModel: (500, "Invalid meta-model"),
     errors.ClassmithError: (500, "Internal error"),
 }
+CLIENT_WENT_AWAY = 499
+"""No status of HTTP's, and sent to nobody: what is counted where the client left before its answer."""
 PROBLEM_JSON = "application/problem+json"
 FRAMEWORK_REMEDY = {
     404: "No such address here; see /docs for the calls there are.",
@@ -55,7 +56,6 @@ def install(app: FastAPI) -> None:
     """Answer every exception, the framework's own included, with a problem document."""
     app.add_exception_handler(errors.ClassmithError, domain_problem)
     app.add_exception_handler(HTTPException, framework_problem)
-    app.add_exception_handler(RequestValidationError, validation_problem)
     app.add_exception_handler(ClientDisconnect, nobody_there)
     app.add_exception_handler(Exception, unexpected_problem)
 
@@ -95,17 +95,9 @@ async def framework_problem(request: Request, error: Exception) -> Response:
     return problem(request.scope["path"], error.status_code, title, detail, headers=headers)
 
 
-async def validation_problem(request: Request, error: Exception) -> Response:
-    """Query and path values of the wrong kind."""
-    assert isinstance(error, RequestValidationError)
-    located = [(path_of(tuple(e["loc"])[1:]), str(e["msg"])) for e in error.errors()]
-    detail = "; ".join(f"{where}: {message}" for where, message in located)
-    return problem(request.scope["path"], 400, "Malformed request", f"{detail}.", where=located)
-
-
 async def nobody_there(request: Request, error: Exception) -> Response:
-    """The client went away in the middle of its body: nothing of ours failed, and nobody reads this."""
-    return Response(status_code=400)
+    """The client went away before its answer: nothing of ours failed, and nobody reads this."""
+    return Response(status_code=CLIENT_WENT_AWAY)
 
 
 async def unexpected_problem(request: Request, error: Exception) -> Response:
@@ -145,14 +137,16 @@ def _open_inference_error(
     status: int, detail: str, where: list[tuple[str, str]], headers: dict[str, str] | None
 ) -> Response:
     place = f"{where[0][0]}: " if where and where[0][0] else ""
+    place = "" if detail.startswith(place) else place
     data = json.dumps({"error": place + detail}, ensure_ascii=False).encode("utf-8", "replace")
     return Response(data, status, headers, media_type="application/json")
 
 
 def _methods_at(request: Request) -> set[str]:
-    """The methods of all calls at a request's address (the framework names those of one)."""
-    routes = [r for r in request.app.routes if isinstance(r, APIRoute) and r.path_regex.match(request.scope["path"])]
-    return {method for route in routes for method in route.methods or ()}
+    """The methods of all calls at a request's address (the framework names those of one); HEAD goes with GET."""
+    routes = [r for r in request.app.routes if isinstance(r, Route) and r.path_regex.match(request.scope["path"])]
+    methods = {method for route in routes for method in route.methods or ()}
+    return methods | {"HEAD"} if "GET" in methods else methods
 
 
 def path_of(location: tuple[int | str, ...]) -> str:

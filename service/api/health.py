@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from models.errors import Unavailable
 from service.api.openapi import PlainRoute
 from service.api.state import running
+from service.catalogue import nothing_in
 from service.observability.telemetry import CONTENT_TYPE
 
 router = APIRouter(route_class=PlainRoute, tags=["operations"])
@@ -35,7 +36,7 @@ async def check_ready(request: Request) -> None:
     if here.stopping.is_set():
         raise Unavailable("The service is stopping.")
     if not here.tasks.loader.catalogue.names:
-        raise Unavailable(f"No meta-model is loaded; put one into {here.settings.meta_models.name} and restart.")
+        raise Unavailable(nothing_in(here.settings.meta_models))
     await asyncio.to_thread(here.tasks.store.ping)
 
 

@@ -19,6 +19,7 @@ from models.preprocess import PreprocessSpec
 from service.api import bodies, openapi
 from service.api import open_inference_openapi as document
 from service.api.health import check_ready
+from service.api.leaving import while_there
 from service.api.middleware.context import add_timings
 from service.api.open_inference_schemas import InferIn, ModelOut, RequestedOutputIn, ServerOut, TensorMetadataOut
 from service.api.open_inference_tensors import DATATYPES, HEADER_LENGTH, IMAGE, decode, encode
@@ -102,7 +103,7 @@ async def infer(request: Request) -> Response:
         asked = await bodies.read_json(request, lambda body: decode(body, length, here.settings))
         wanted = _wanted(asked.header)
         await bodies.check_pixels([image for image in asked.images if isinstance(image, bytes)], here.settings)
-    prediction, classes = await here.tasks.infer(tenant, model, asked.images)
+    prediction, classes = await while_there(request, here.tasks.infer(tenant, model, asked.images))
     add_timings(request.scope, queue=prediction.queue_ms, decode=prediction.decode_ms, run=prediction.run_ms)
     answer = {"model_name": model, "model_version": VERSION} | ({"id": asked.header.id} if asked.header.id else {})
 

@@ -45,7 +45,7 @@ async def statistics(request: Request) -> Response:
 async def index(request: Request) -> Response:
     """The caller's tasks, newest first."""
     here, tenant = served(request)
-    asked = bodies.parse_json(await request.body() or b"{}", RepositoryIndexIn)
+    asked = await bodies.read_json(request, lambda body: bodies.parse_json(body or b"{}", RepositoryIndexIn))
     records = [record for record in await _all(here, tenant) if record.state == "ready" or not asked.ready]
     listed = [IndexedModelOut(name=r.id, version=VERSION, state=STATES[r.state], reason=_reason(r)) for r in records]
     return Response(orjson.dumps([model.model_dump() for model in listed]), media_type=bodies.JSON)
@@ -71,7 +71,7 @@ async def unload(request: Request) -> Response:
 
 async def _check_control(request: Request) -> None:
     """Raise InvalidRequest where a model of the client's own is to be loaded: tasks are made by POST /tasks alone."""
-    asked = bodies.parse_json(await request.body() or b"{}", RepositoryControlIn)
+    asked = await bodies.read_json(request, lambda body: bodies.parse_json(body or b"{}", RepositoryControlIn))
     if unknown := set(asked.parameters) - {"unload_dependents"}:
         message = f"{min(unknown)[:100]!r} is not taken: tasks are made by POST /tasks, and load as they are."
         raise InvalidRequest(message, where="parameters")
@@ -80,7 +80,7 @@ async def _check_control(request: Request) -> None:
 async def _all(here: Served, tenant: str) -> list[TaskRecord]:
     records, more = await here.tasks.page(tenant, limit=PAGE, after=None)
     while more and len(records) < MAX_LISTED:
-        page, more = await here.tasks.page(tenant, limit=PAGE, after=records[-1].id)
+        page, more = await here.tasks.page(tenant, limit=PAGE, after=records[-1].position)
         records += page
     return records
 

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from service.api import open_inference_openapi
@@ -32,13 +33,22 @@ ID_HEADER = {"ETag": {"description": "The task's id, once it is ready.", "schema
 class PlainRoute(APIRoute):
     """A route whose endpoint takes the request as it is: what it reads is its own, and costs nothing more."""
 
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As the framework does; HEAD finds what GET finds, while the document lists GET alone."""
+        return super().matches({**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope)
+
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the endpoint, without FastAPI's reading of parameters and its stacks of contexts."""
-        if scope["method"] in (self.methods or ()):
-            response: Response = await self.endpoint(Request(scope, receive, send))
-            await response(scope, receive, send)
-        else:
+        is_head = scope["method"] == "HEAD"
+        if ("GET" if is_head else scope["method"]) not in (self.methods or ()):
             await super().handle(scope, receive, send)
+            return
+        response: Response = await self.endpoint(Request(scope, receive, send))
+        if is_head:  # not left to the server, which would run a stream to its end to drop it
+            await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await response(scope, receive, send)
 
 
 def install(app: FastAPI, *, with_keys: bool) -> None:
@@ -135,7 +145,7 @@ LIST: dict[str, Any] = {
     "openapi_extra": {
         "parameters": [
             _parameter("query", "limit", {"type": "integer", "minimum": 1, "maximum": 500}, "Tasks a page (50)."),
-            _parameter("query", "after", {"type": "string"}, "The id of the last task of the page before."),
+            _parameter("query", "after", {"type": "string"}, "From the address that the page before gives as `next`."),
         ]
     },
 }

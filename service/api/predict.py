@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from models.errors import InvalidRequest, TooLarge, UnsupportedMedia
 from service.api import bodies, openapi
+from service.api.leaving import while_there
 from service.api.middleware.context import add_timings
 from service.api.schemas import PredictIn
 from service.api.state import served
@@ -30,7 +31,7 @@ async def predict(request: Request) -> Response:
     with here.tasks.reading(tenant, task_id):
         images = await encoded_images(request, here.settings)
         await bodies.check_pixels(images, here.settings)
-    prediction = await here.tasks.predict(tenant, task_id, images, top_k)
+    prediction = await while_there(request, here.tasks.predict(tenant, task_id, images, top_k))
     add_timings(request.scope, queue=prediction.queue_ms, decode=prediction.decode_ms, run=prediction.run_ms)
     return Response(encode(prediction), media_type=bodies.JSON)
 

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
+import struct
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
-from models.errors import GenerationFailed, InvalidRequest, UnsupportedMedia
+from models.errors import GenerationFailed, InvalidRequest
 from service.api import bodies, openapi
-from service.api.schemas import TaskIn, TaskListOut, TaskPartIn, task_out
+from service.api.schemas import TaskListOut, task_out
 from service.api.state import max_tasks, served
-from service.images import checked, from_base64
-from service.ports import TaskRecord
-from service.requests import ClassRequest, TaskRequest
+from service.api.task_body import read_task
+from service.ports import Position, TaskRecord
+from service.registration import Creation
 from service.settings import Settings
-from service.tasks import FINISHED, Creation
+from service.tasks import FINISHED
 
 router = APIRouter(tags=["tasks"], route_class=openapi.PlainRoute)
-UNLABELED, TASK = "unlabeled", "task"
 PAGE, LARGEST_PAGE = 50, 500
 KEEP_ALIVE_POLLS = 15
 PREFERENCE = re.compile(r"\s*(?:(respond-async)|wait\s*=\s*\"?(\d{1,9})\"?)\s*", re.IGNORECASE)
+CURSOR = re.compile(r"([0-9a-f]{16})([0-9a-f]{32})")
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -35,7 +37,7 @@ async def create(request: Request) -> Response:
     bodies.check_query(request, ())
     key = _idempotency_key(request)
     wait_s, applied = _wait_s(request, here.settings)
-    asked = await _read(request, here.settings)
+    asked = await read_task(request, here.settings)
     await bodies.check_pixels([image.data for image in asked.images], here.settings)
     creation = await here.tasks.create(tenant, asked, wait_s=wait_s, key=key, max_tasks=max_tasks(request))
     return _created(request, creation, applied)
@@ -47,8 +49,8 @@ async def page(request: Request) -> Response:
     here, tenant = served(request)
     bodies.check_query(request, ("limit", "after"))
     limit = bodies.integer(request, "limit", least=1, most=LARGEST_PAGE) or PAGE
-    records, more = await here.tasks.page(tenant, limit=limit, after=request.query_params.get("after"))
-    onward = f"{_root(request)}/tasks?limit={limit}&after={records[-1].id}" if more else None
+    records, more = await here.tasks.page(tenant, limit=limit, after=_after(request))
+    onward = f"{_root(request)}/tasks?limit={limit}&after={_cursor(records[-1].position)}" if more else None
     listed = TaskListOut(tasks=[task_out(record) for record in records], next=onward)
     headers = {"Link": f'<{onward}>; rel="next"'} if onward else {}
     return Response(listed.model_dump_json(), headers=headers, media_type=bodies.JSON)
@@ -88,74 +90,43 @@ async def export(request: Request) -> Response:
     """The classifier as one file that ONNX Runtime runs anywhere, without this service."""
     here, tenant = served(request)
     bodies.check_query(request, ())
-    ident = request.path_params["task_id"]
-    model = await here.tasks.export_model(tenant, ident)
-    headers = {"Content-Disposition": f'attachment; filename="{ident}.onnx"', "ETag": f'"{ident}"'}
+    record = await here.tasks.get(tenant, request.path_params["task_id"])
+    headers = {"ETag": f'"{record.id}"'}
+    if record.state == "ready" and _has(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    model = await here.tasks.export_model(tenant, record.id)
+    headers["Content-Disposition"] = f'attachment; filename="{record.id}.onnx"'
     return Response(model, headers=headers, media_type="application/octet-stream")
 
 
-async def _read(request: Request, settings: Settings) -> TaskRequest:
-    kind = bodies.media_type(request)
-    if kind == bodies.JSON:
-        return await bodies.read_json(request, lambda body: _from_json(body, settings))
-    if kind == bodies.MULTIPART:
-        return await _from_multipart(request, settings)
-    raise UnsupportedMedia(
-        f"A task is sent as {bodies.JSON}, or as {bodies.MULTIPART} with a file field for each image, named after its "
-        f"class (curl -F zebra=@1.jpg -F horse=@2.jpg); not as {kind[:80] or 'a body without Content-Type'}."
-    )
+def _cursor(position: Position) -> str:
+    """A position as ``after`` takes it, with every bit of its time."""
+    return struct.pack(">d", position.created_at).hex() + position.id
 
 
-def _from_json(body: bytes, settings: Settings) -> TaskRequest:
-    asked = bodies.parse_json(body, TaskIn)
-    most = settings.max_image_bytes
-    classes = tuple(
-        ClassRequest(
-            c.name,
-            c.description,
-            tuple(from_base64(f"classes[{i}].images[{j}]", text, max_bytes=most) for j, text in enumerate(c.images)),
-        )
-        for i, c in enumerate(asked.classes)
-    )
-    unlabeled = tuple(from_base64(f"unlabeled[{j}]", text, max_bytes=most) for j, text in enumerate(asked.unlabeled))
-    return TaskRequest(classes, unlabeled, asked.generator)
-
-
-async def _from_multipart(request: Request, settings: Settings) -> TaskRequest:
-    """Classes in the order of the ``task`` part, then in that of their first file."""
-    parts = await bodies.read_parts(request, max_files=bodies.MAX_FILES)
-    described = TaskPartIn()
-    files: dict[str, list[bytes]] = {}
-    for part in parts:
-        if part.name == TASK and (part.media_type == bodies.JSON or not part.is_file):
-            described = bodies.parse_json(part.data, TaskPartIn)
-        elif part.is_file:
-            files.setdefault(part.name, []).append(part.data)
-        else:
-            name = part.name[:100]
-            message = f"The field {name!r} carries text, not a file; send it as a file (curl -F NAME=@1.jpg)."
-            raise InvalidRequest(message, where=name)
-    most = settings.max_image_bytes
-    images = {
-        name: tuple(checked(f"{name}[{j}]", data, max_bytes=most) for j, data in enumerate(found))
-        for name, found in files.items()
-    }
-    unlabeled = images.pop(UNLABELED, ())
-    classes = [ClassRequest(c.name, c.description, images.pop(c.name, ())) for c in described.classes]
-    classes += [ClassRequest(name, "", found) for name, found in images.items()]
-    return TaskRequest(tuple(classes), unlabeled, described.generator)
+def _after(request: Request) -> Position | None:
+    """The position to list from, or None for the first page; raises InvalidRequest."""
+    text = request.query_params.get("after")
+    if text is None:
+        return None
+    found = CURSOR.fullmatch(text)
+    created_at = struct.unpack(">d", bytes.fromhex(found[1]))[0] if found else math.nan
+    if found is None or not math.isfinite(created_at):
+        message = "after is taken from the address that the page before gives as `next`; start at the first page."
+        raise InvalidRequest(message, where="query.after")
+    return Position(created_at, found[2])
 
 
 def _wait_s(request: Request, settings: Settings) -> tuple[float, str | None]:
     """Seconds to wait, and the preference applied; as RFC 7240 says, one we don't understand is ignored."""
-    for preference in request.headers.get("prefer", "").replace(";", ",").split(","):
+    is_async = False
+    for preference in ",".join(request.headers.getlist("prefer")).replace(";", ",").split(","):
         found = PREFERENCE.fullmatch(preference)
-        if found and found[1]:
-            return 0.0, "respond-async"
-        if found:
+        if found and found[2]:  # also beside respond-async: it says how long to wait before that
             seconds = min(float(found[2]), settings.max_wait_s)
             return seconds, f"wait={seconds:g}"
-    return settings.wait_s, None
+        is_async = is_async or found is not None
+    return (0.0, "respond-async") if is_async else (settings.wait_s, None)
 
 
 def _idempotency_key(request: Request) -> str | None:
@@ -184,9 +155,15 @@ def _created(request: Request, creation: Creation, applied: str | None) -> Respo
 def _answer(request: Request, record: TaskRecord, status: int) -> Response:
     """A task, or 304 where the client has it already; only a finished task is worth an ETag."""
     headers = {"ETag": f'"{record.id}"'} if record.state == "ready" else {}
-    if headers and request.method == "GET" and headers["ETag"] in request.headers.get("if-none-match", ""):
+    if headers and request.method in ("GET", "HEAD") and _has(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(task_out(record).model_dump_json(), status, headers, media_type=bodies.JSON)
+
+
+def _has(request: Request, etag: str) -> bool:
+    """Whether the client has this version already, as RFC 9110 compares (section 13.1.2)."""
+    held = request.headers.get("if-none-match", "")
+    return held.strip() == "*" or etag in held
 
 
 def _root(request: Request) -> str:

@@ -5,6 +5,17 @@ from __future__ import annotations
 import argparse
 
 
+class Version(argparse.Action):
+    """``classmith --version``."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print it and end."""
+        from service.observability.telemetry import release
+
+        print(f"{parser.prog} {release()}")
+        parser.exit()
+
+
 def create(asked: argparse.Namespace) -> int:
     """``classmith task create``."""
     from service.cli import tasks

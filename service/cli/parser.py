@@ -19,6 +19,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     """The whole command line."""
     layout = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(prog="classmith", description=description, formatter_class=layout)
+    parser.add_argument("--version", action=deferred.Version, nargs=0, help="print the release, and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_task(commands)
     _add_predict(commands)

@@ -13,6 +13,7 @@ from typing import Any
 from service.cli.output import FAILED, UNREACHABLE, WRONG_USE, CommandFailed, complain, print_json, wants_progress
 from service.client import LOCAL_URL, Classmith, ClientError, Retries, Task, Unreachable, UnusableInput
 from service.client.calls import folder_classes
+from service.client.errors import images_as
 from service.client.images import expanded
 
 BEST_SHOWN, STRONGEST_SHOWN = 3, 10
@@ -102,10 +103,13 @@ def predict(asked: argparse.Namespace) -> int:
     """Classify images; a line for each, in their order."""
     with service(asked) as client:
         paths = expanded(asked.images)
-        answers = client.task(asked.task).predict(paths, asked.top_k, progress=wants_progress())
+        task = client.task(asked.task)
+        with images_as(lambda i: str(paths[i])):
+            answers = task.predict(paths, asked.top_k, progress=wants_progress())
+    found_in = list(zip(paths, answers, strict=True))
     if asked.json:
-        return print_json({"predictions": [asdict(answer) for answer in answers]})
-    for path, found in zip(paths, answers, strict=True):
+        return print_json({"predictions": [{"path": str(path), **asdict(found)} for path, found in found_in]})
+    for path, found in found_in:
         ranked = "  ".join(
             f"{name} {p:.3f}" for name, p in islice(found.probabilities.items(), asked.top_k or BEST_SHOWN)
         )

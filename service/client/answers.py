@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from service.client.errors import GENERATION_FAILED, Problem, TaskFailed
 
 State = Literal["queued", "generating", "ready", "failed"]
 Json = dict[str, Any]
+Names: TypeAlias = Mapping[str, str]
+"""A class's name as the service keeps it -> as it was given, where these differ (Unicode's NFC, white space)."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +88,37 @@ def task_info(document: Json) -> TaskInfo:
     )
 
 
-def predictions(document: Json) -> list[Prediction]:
+def names_given(names: Iterable[str], info: TaskInfo) -> Names:
+    """The names that come back changed: a task has its classes in the order in which they were given."""
+    return {kept: name for kept, name in zip(info.class_names, names, strict=False) if kept != name}
+
+
+def predictions(document: Json, names: Names) -> list[Prediction]:
     """The answers in the order of the images sent."""
     return [
-        Prediction(found["label"], found["probability"], found["probabilities"], found["abstain"])
+        Prediction(
+            names.get(found["label"], found["label"]),
+            found["probability"],
+            _renamed(found["probabilities"], names),
+            found["abstain"],
+        )
         for found in document["predictions"]
     ]
+
+
+def explanation(document: Json, names: Names) -> Json:
+    """What the service says of a decision."""
+    if not names:
+        return document
+    label, words = document["label"], document["words"]
+    return {**document, "label": names.get(label, label), "words": words and _renamed(words, names)}
 
 
 def layers(document: Json) -> list[Json]:
     """The layers that a task adapts, from the image on."""
     found: list[Json] = document["layers"]
     return found
+
+
+def _renamed(by_class: Json, names: Names) -> Json:
+    return {names.get(name, name): value for name, value in by_class.items()} if names else by_class

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Self
@@ -13,8 +13,19 @@ import httpx
 from httpx_sse import aconnect_sse
 
 from service.client import calls, following
-from service.client.answers import Json, Prediction, TaskInfo, layers, predictions, task_info
+from service.client.answers import (
+    Json,
+    Names,
+    Prediction,
+    TaskInfo,
+    explanation,
+    layers,
+    names_given,
+    predictions,
+    task_info,
+)
 from service.client.calls import LOCAL_URL, Call, Classes
+from service.client.errors import check_open, counted_from, images_as
 from service.client.following import ENDED, Ending
 from service.client.images import LARGE_BYTES, Images, expanded
 from service.client.progress import OnImages, OnTask, of_images, of_task
@@ -67,7 +78,8 @@ class AsyncClassmith:
         with of_task(progress) as report:
             info = task_info(await self._ask(calls.create(body, stay=wait and progress is False)))
             report(info)
-            return AsyncTask(self, await self._finished(info, timeout_s, report) if wait else info)
+            info = await self._finished(info, timeout_s, report) if wait else info
+        return AsyncTask(self, info, names_given(classes, info))
 
     async def create_from_folder(
         self,
@@ -100,9 +112,9 @@ class AsyncClassmith:
             found = await self._ask(calls.page(after))
             for shown in found["tasks"]:
                 yield AsyncTask(self, task_info(shown))
-            if found["next"] is None:
+            after = calls.onward(found)
+            if after is None:
                 return
-            after = found["tasks"][-1]["id"]
 
     async def close(self) -> None:
         """Close the connections."""
@@ -120,6 +132,7 @@ class AsyncClassmith:
     async def _send(self, call: Call) -> httpx.Response:
         attempts = Attempts(self.url, self._retries)
         while True:
+            check_open(self.url, self._http.is_closed)
             try:
                 response = await self._http.request(call.method, call.path, **call.options)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -144,6 +157,7 @@ class AsyncClassmith:
     async def _watch(self, info: TaskInfo, quiet_s: float, report: OnTask) -> tuple[TaskInfo, Ending]:
         """The newest state of a task by its event stream, and how that ended."""
         call = calls.events(info.id)
+        check_open(self.url, self._http.is_closed)
         try:
             async with aconnect_sse(self._http, call.method, call.path, timeout=quiet_s) as source:
                 if not source.response.is_success:
@@ -163,10 +177,15 @@ class AsyncClassmith:
 
 @dataclass(frozen=True)
 class AsyncTask:
-    """A task of a service: what is known of it (``info``), and what can be done with it."""
+    """A task of a service: what is known of it (``info``), and what can be done with it.
+
+    ``names``: of a task that was made here, the classes' names as they were given, where the service keeps others.
+    Answers have them so; ``info`` is what the service says.
+    """
 
     client: AsyncClassmith
     info: TaskInfo
+    names: Names = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -176,16 +195,16 @@ class AsyncTask:
     @property
     def class_names(self) -> tuple[str, ...]:
         """In the order of the task."""
-        return self.info.class_names
+        return tuple(self.names.get(name, name) for name in self.info.class_names)
 
     async def refresh(self) -> AsyncTask:
         """The task as it is now."""
-        return await self.client.task(self.id)
+        return replace(self, info=(await self.client.task(self.id)).info)
 
     async def wait(self, *, timeout_s: float = 300.0, progress: OnTask | bool = False) -> AsyncTask:
         """The task once it is ready; raises TaskFailed, TimedOut."""
         with of_task(progress) as report:
-            return AsyncTask(self.client, await self.client._finished(self.info, timeout_s, report))
+            return replace(self, info=await self.client._finished(self.info, timeout_s, report))
 
     async def predict(
         self, images: Images, top_k: int | None = None, *, progress: OnImages | bool = False
@@ -200,14 +219,16 @@ class AsyncTask:
         with of_images(progress, len(singles)) as report:
             batches = calls.batches(singles, self.client._large_bytes)
             while batch := await asyncio.to_thread(next, batches, None):
-                found += predictions(await self.client._ask(calls.predict(self.id, batch, top_k)))
+                with images_as(counted_from(len(found))):
+                    answer = await self.client._ask(calls.predict(self.id, batch, top_k))
+                found += predictions(answer, self.names)
                 report(len(found), len(singles))
         return found
 
     async def explain(self, image: Images) -> Json:
         """What in the image and in the texts carried the decision, as the service says it."""
         data = await asyncio.to_thread(calls.one, image, self.client._large_bytes)
-        return await self.client._ask(calls.explain(self.id, data))
+        return explanation(await self.client._ask(calls.explain(self.id, data)), self.names)
 
     async def adaptation(self) -> list[Json]:
         """How far the task changed each layer that it adapts: ``name``, ``type`` and ``relative_change``."""

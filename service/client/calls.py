@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import httpx
 
+from service.client.answers import Json
 from service.client.errors import UnusableInput, unreachable
 from service.client.images import LARGE_BYTES, SUFFIXES, Images, Single, class_folders, encoded, expanded, fit_to_send
 
@@ -21,6 +22,7 @@ ClassLike: TypeAlias = str | PathLike[str] | Images | Mapping[str, Any]
 Classes: TypeAlias = Mapping[str, ClassLike]
 
 LOCAL_URL = "http://127.0.0.1:8000"
+SCHEMES = ("http", "https")
 UNLABELED = "unlabeled"
 BATCH_IMAGES, BATCH_BYTES = 100, 16_000_000
 """A call's worth of images: well below the service's limits, and progress is seen."""
@@ -43,8 +45,13 @@ def create(body: Mapping[str, Any], *, stay: bool) -> Call:
 
 
 def page(after: str | None) -> Call:
-    """One page of tasks."""
+    """One page of tasks; ``after``: from ``onward`` of the page before."""
     return Call("GET", "/tasks", {"params": {"limit": PAGE, **({"after": after} if after else {})}})
+
+
+def onward(found: Json) -> str | None:
+    """Where the next page begins; None after the last. Of its address only this counts: a proxy may change the path."""
+    return None if found["next"] is None else httpx.URL(found["next"]).params["after"]
 
 
 def show(ident: str) -> Call:
@@ -149,13 +156,19 @@ def save(model: bytes, path: str | PathLike[str]) -> Path:
 
 
 def connection_options(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
-    """The arguments of an httpx client; between this machine and itself lies no proxy."""
+    """The arguments of an httpx client; between this machine and itself lies no proxy.
+
+    Raises UnusableInput where the address has no scheme, or another; Unreachable where it is none at all.
+    """
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        is_local = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+        place = urlsplit(url)
         httpx.URL(url)
     except (ValueError, httpx.InvalidURL) as error:
         raise unreachable(url, error) from error
+    if place.scheme not in SCHEMES:
+        raise UnusableInput(f"The address {url!r} does not begin with http:// or https://; write it like {LOCAL_URL}.")
+    is_local = place.hostname in ("localhost", "127.0.0.1", "::1")
     return {"base_url": url, "headers": headers, "timeout": timeout_s, "trust_env": not is_local}
 
 
@@ -197,4 +210,7 @@ def _files(images: Sequence[bytes]) -> list[tuple[str, tuple[str, bytes, str]]]:
 
 
 def _of(ident: str) -> str:
+    """The path of a task; raises UnusableInput for what would be another path, or none."""
+    if not (isinstance(ident, str) and ident.strip(".") and ident.isprintable()):
+        raise UnusableInput(f"A task's id is a string of 32 hexadecimal digits, not {ident!r}.")
     return f"/tasks/{quote(ident, safe='')}"

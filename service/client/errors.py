@@ -1,8 +1,8 @@
 """What can go wrong between a caller and the service.
 
 ClientError
-├── UnusableInput       an image, a file, a folder or a class that cannot be sent (also a ValueError)
-├── Unreachable         no service answers at the address
+├── UnusableInput       an image, a file, a class, an id or an address that cannot be used (also a ValueError)
+├── Unreachable         no service answers at the address, or the client is closed
 ├── TimedOut            the classifier was not made in the time given (also a TimeoutError)
 └── RequestFailed       the service said no; carries its problem document
     ├── NotAllowed      no key, an unknown one, or not from there (401, 403)
@@ -13,12 +13,16 @@ ClientError
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 SERVER_FAULT = 500
 GENERATION_FAILED = "urn:classmith:problem:generation-failed"
+IMAGE = re.compile(r"^images\[(\d+)\]")
+"""Where an image of a request for predictions is at fault."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,11 @@ class ClientError(Exception):
 
 
 class UnusableInput(ClientError, ValueError):
-    """An image, a file, a folder or a class that cannot be sent."""
+    """An image, a file, a class, an id or an address that cannot be used."""
 
 
 class Unreachable(ClientError):
-    """No service answers at the address."""
+    """No service answers at the address, or the client is closed."""
 
 
 class TimedOut(ClientError, TimeoutError):
@@ -108,12 +112,34 @@ def refusal(status: int, document: object, retry_after_s: float | None) -> Reque
     return kind(problem, retry_after_s)
 
 
+@contextmanager
+def images_as(name: Callable[[int], str]) -> Iterator[None]:
+    """Within it a refusal names an image as the caller knows it: by ``name`` of its number in the request."""
+    try:
+        yield
+    except RequestFailed as error:
+        problem = error.problem
+        named = tuple(replace(e, where=IMAGE.sub(lambda at: name(int(at[1])), e.where)) for e in problem.errors)
+        raise type(error)(replace(problem, errors=named), error.retry_after_s) from error.__cause__
+
+
+def counted_from(first: int) -> Callable[[int], str]:
+    """Of images that are sent some at a time: the number among all of them."""
+    return lambda number: f"images[{first + number}]"
+
+
 def unreachable(url: str, reason: Exception) -> Unreachable:
     """The exception where nothing answers."""
     remedy = "start one with `classmith serve`, or name another with --url or CLASSMITH_URL"
     error = Unreachable(f"No service answers at {url} ({str(reason) or type(reason).__name__}); {remedy}.")
     error.__cause__ = reason
     return error
+
+
+def check_open(url: str, is_closed: bool) -> None:
+    """Raises Unreachable where the client was closed before it was used."""
+    if is_closed:
+        raise Unreachable(f"The client of {url} is closed; make another, or close it after its last use.")
 
 
 def _problem(status: int, document: object) -> Problem:

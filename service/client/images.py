@@ -29,7 +29,9 @@ CHANNELS = (1, 3, 4)
 LARGE_BYTES = 500_000
 """Files over this are scaled down before they are sent: no network here looks at that many pixels."""
 LONGEST_SIDE = 1024
-PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+DEEP_MODES = ("I", "F")
+"""Numbers of 32 bits: which of them is white only their maker knows."""
 
 
 def expanded(images: Images) -> list[Single]:
@@ -59,10 +61,12 @@ def fit_to_send(data: bytes, large_bytes: int | None) -> bytes:
         return data
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    from models.preprocess import to_8_bits
+
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             opened.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
-            image = ImageOps.exif_transpose(opened)
+            image = to_8_bits(ImageOps.exif_transpose(opened))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
         return data
     if max(image.size) <= LONGEST_SIDE:
@@ -80,11 +84,14 @@ def read(path: Path) -> bytes:
 
 
 def class_folders(folder: str | PathLike[str]) -> dict[str, list[Path]]:
-    """Class name -> its images, of a folder with a folder of images for each class; raises UnusableInput."""
+    """Class name -> its images, of a folder with a folder of images for each class; raises UnusableInput.
+
+    Hidden folders and files, whose names begin with a dot, are those of some program.
+    """
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise UnusableInput(f"{root} is not a folder; give a folder with one folder of images for each class.")
-    found = {below.name: image_files(below) for below in sorted(root.iterdir()) if below.is_dir()}
+    found = {below.name: image_files(below) for below in _shown(root) if below.is_dir()}
     found = {name: files for name, files in found.items() if files}
     if not found:
         raise UnusableInput(f"{root} has no JPEG, PNG or WebP files in folders named after their classes.")
@@ -92,8 +99,12 @@ def class_folders(folder: str | PathLike[str]) -> dict[str, list[Path]]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The JPEG, PNG and WebP files right in a folder, in the order of their names."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    """The JPEG, PNG and WebP files right in a folder, in the order of their names; hidden ones are left out."""
+    return [path for path in _shown(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
+
+
+def _shown(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _expand(images: Any) -> Iterator[Single]:
@@ -102,7 +113,7 @@ def _expand(images: Any) -> Iterator[Single]:
     elif isinstance(images, bytes | bytearray | memoryview):
         yield bytes(images)
     elif _is_pillow(images):
-        yield images
+        yield _of_known_depth(images)
     elif _is_array(images):
         yield from _arrays(images)
     elif isinstance(images, Iterable) and not isinstance(images, dict):
@@ -130,6 +141,14 @@ def _paths(text: str) -> Iterator[Path]:
         yield from matches
 
 
+def _of_known_depth(image: PillowImage) -> PillowImage:
+    """The image itself; raises UnusableInput where its numbers are no pixels. A PNG has 16 bits, also as an "I"."""
+    if image.mode in DEEP_MODES and image.format != "PNG":
+        remedy = "scale it to 0 .. 255 and convert it with .convert('L')"
+        raise UnusableInput(f"A Pillow image has 8 or 16 bits, not the 32 of mode {image.mode!r}; {remedy}.")
+    return image
+
+
 def _arrays(array: NDArray[Any]) -> Iterator[Single]:
     """One image or a batch; three dimensions are one image where the last can be channels."""
     if array.dtype == object:
@@ -147,11 +166,11 @@ def _arrays(array: NDArray[Any]) -> Iterator[Single]:
 
 
 def _is_array(value: object) -> bool:
-    return hasattr(value, "__array_interface__") and hasattr(value, "dtype")
+    return hasattr(type(value), "__array_interface__") and hasattr(value, "dtype")
 
 
 def _is_pillow(value: object) -> bool:
-    return hasattr(value, "__array_interface__") and hasattr(value, "getbands")
+    return hasattr(type(value), "__array_interface__") and hasattr(value, "getbands")  # its own would read the file
 
 
 def _as_pillow(array: Any) -> PillowImage:
@@ -172,7 +191,12 @@ def _png(image: Any) -> bytes:
     """Upright, as a file of it would be seen: a PNG has no note of the camera's turn."""
     from PIL import ImageOps
 
-    upright = ImageOps.exif_transpose(image)
+    from models.preprocess import to_8_bits
+
+    try:
+        upright = to_8_bits(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError) as error:  # a file that Pillow has opened, and only now reads
+        raise UnusableInput(f"A Pillow image cannot be read ({error}).") from error
     buffer = io.BytesIO()
     (upright if upright.mode in PNG_MODES else upright.convert("RGB")).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

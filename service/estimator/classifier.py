@@ -105,7 +105,10 @@ class ClassmithClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Calibrated probabilities ``(N, K)`` of ``classes_``; each row depends on its own image alone."""
+        """Calibrated probabilities ``(N, K)`` of ``classes_``; each row depends on its own image alone.
+
+        Raises ValueError where a sample is no image, with its number; with ``url``, the client's errors too.
+        """
         check_is_fitted(self)
         return self.network_.probabilities(self._samples(X))
 

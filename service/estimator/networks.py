@@ -73,10 +73,11 @@ class LocalNetwork:
     _session: ort.InferenceSession | None = field(default=None, init=False, repr=False, compare=False)
 
     def probabilities(self, images: Sequence[bytes]) -> NDArray[np.float64]:
-        """Some images at a time."""
+        """Some images at a time; raises ValueError, which names the sample at fault."""
         if self._session is None:
             self._session = make_session(self.onnx, {})
-        batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
+        numbered = list(enumerate(images))
+        batches = [numbered[i : i + BATCH] for i in range(0, len(images), BATCH)]
         found = [self._session.run([PROBABILITIES], {INPUT: self._pixels(batch)})[0] for batch in batches]
         return _normalised(np.concatenate(found))
 
@@ -84,8 +85,8 @@ class LocalNetwork:
         """All but the session, which is made again."""
         return self.__dict__ | {"_session": None}
 
-    def _pixels(self, images: Sequence[bytes]) -> NDArray[np.uint8]:
-        return np.stack([to_pixels(image, self.preprocess) for image in images])
+    def _pixels(self, numbered: Sequence[tuple[int, bytes]]) -> NDArray[np.uint8]:
+        return np.stack([_decoded(image, number, self.preprocess) for number, image in numbered])
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def fit_remotely(classes: Sequence[Shown], meta_model: str, url: str, api_key: s
     body = {c.name: {"description": c.description, "images": c.images} for c in classes}
     with Classmith(url, api_key) as client:
         task = client.create(body, meta_model=meta_model)
-    return RemoteNetwork(url, api_key, task.id, task.info.meta_model, task.class_names, task.info.notes)
+    return RemoteNetwork(url, api_key, task.id, task.info.meta_model, task.info.class_names, task.info.notes)
 
 
 def fit_here(classes: Sequence[Shown], meta_model: str, folder: Path) -> LocalNetwork:
@@ -156,6 +157,13 @@ def _catalogue(folder: Path) -> Catalogue:
 def _generator() -> OnnxGenerator:
     """One for the process: it keeps the meta-models' sessions."""
     return OnnxGenerator()
+
+
+def _decoded(image: bytes, number: int, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    try:
+        return to_pixels(image, spec)
+    except ClassmithError as error:
+        raise ValueError(f"Sample {number}: {error.message}") from error
 
 
 def _normalised(probabilities: NDArray[Any]) -> NDArray[np.float64]:

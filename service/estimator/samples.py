@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.client.errors import UnusableInput
 from service.client.images import encoded, expanded
 
 WHITE = 255.0
@@ -59,14 +60,10 @@ def n_dimensions(X: Any) -> int:
 
 
 def from_list(X: Any) -> list[bytes]:
-    """Each image's file; raises UnusableInput (a ValueError)."""
+    """Each image's file; raises ValueError, which names the sample at fault."""
     column = _column(X)
     assert column is not None
-    images = [expanded(image) for image in column]
-    for i, found in enumerate(images):
-        if len(found) != 1:
-            raise ValueError(f"Sample {i} is {len(found)} images; every sample is one image.")
-    return [encoded(found[0]) for found in images]
+    return [_file(image, i) for i, image in enumerate(column)]
 
 
 def from_array(X: NDArray[Any], scale: Scale, image_shape: Sequence[int] | None) -> list[bytes]:
@@ -75,6 +72,16 @@ def from_array(X: NDArray[Any], scale: Scale, image_shape: Sequence[int] | None)
     if values.ndim not in (3, 4) or (values.ndim == 4 and values.shape[3] not in CHANNELS):
         raise ValueError(f"X has the shape {X.shape}; it should be (N, H, W), (N, H, W, C), or rows (N, H*W).")
     return [encoded(pixels) for pixels in scale.pixels(values)]
+
+
+def _file(image: Any, number: int) -> bytes:
+    try:
+        found = expanded(image)
+        if len(found) == 1:
+            return encoded(found[0])
+    except UnusableInput as error:
+        raise UnusableInput(f"Sample {number}: {error}") from error
+    raise ValueError(f"Sample {number} is {len(found)} images; every sample is one image.")
 
 
 def _column(X: Any) -> Sequence[Any] | None:

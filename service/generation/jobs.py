@@ -99,6 +99,12 @@ class JobQueue:
         message_id, fields = found[1][0]
         return _job(_text(message_id), fields, self._n_deliveries(_text(message_id)))
 
+    def forgive(self, worker: str, job: Job) -> None:
+        """A delivery that ended for no fault of the job is not counted; the job waits to be taken over."""
+        n_before = job.n_deliveries - 1
+        with redis_errors():
+            self._client.xclaim(self._keys.jobs, GROUP, worker, 0, [job.message_id], retrycount=n_before, justid=True)
+
     def end(self, job: Job) -> None:
         """A job has come to an end, good or bad; it leaves the stream."""
         with redis_errors():

@@ -66,6 +66,9 @@ class LocalGeneration:
         """Block until the task is ready or failed, generating it if need be."""
         return self._flights.run((tenant, task_id), lambda: self._bring_to_end(tenant, task_id))
 
+    def check_room(self) -> None:
+        """Nothing waits here: whoever calls bounds the calls."""
+
     def close(self) -> None:
         """Finish what is being generated, stop waiting for others, take no more."""
         self._flights.close()
@@ -80,6 +83,16 @@ class LocalGeneration:
             return False
         return header is not None and meta_model is not None and header.meta_model_digest == meta_model.digest
 
+    def check_remake(self, record: TaskRecord) -> None:
+        """Raise Unavailable, and leave the task alone, where it was made once and could not be made again here."""
+        recipe = self._tasks.recipe(record.tenant, record.id) if record.generate_ms is not None else None
+        if recipe is None:
+            return
+        try:
+            self._meta_model(record, recipe)
+        except errors.GenerationFailed as error:
+            raise errors.Unavailable(error.message) from error
+
     def _bring_to_end(self, tenant: str, task_id: str) -> TaskRecord:
         waited = False
         for pause_s in pauses():
@@ -88,20 +101,23 @@ class LocalGeneration:
                 return record
             if record.state == "failed" and waited:
                 return record
+            if not waited:
+                self.check_remake(record)
             if self._tasks.claim(tenant, task_id, owner=self._owner, lease_s=self._lease_s):
-                self._hold(tenant, task_id)
+                self._hold(record)
             elif self._flights.closing.wait(pause_s):
                 self._flights.check_open()
             waited = True
         raise AssertionError  # pauses() has no end
 
-    def _hold(self, tenant: str, task_id: str) -> None:
+    def _hold(self, record: TaskRecord) -> None:
         """Generate under the lease just claimed, and end it."""
+        tenant, task_id = record.tenant, record.id
         try:
             with renewing(self._tasks, tenant, task_id, owner=self._owner, lease_s=self._lease_s):
                 outcome = self._outcome(tenant, task_id)
         except BaseException:
-            self._release(tenant, task_id, Outcome("queued"))
+            self._release(tenant, task_id, Outcome("queued", record.generate_ms, record.bytes))
             raise
         self._release(tenant, task_id, outcome)
 
@@ -143,7 +159,8 @@ class LocalGeneration:
             preprocessing=found.manifest.preprocess.version,
         )
         if expected != record.id:
-            message = f"The meta-model {record.meta_model} has changed since the task was made; create the task again."
+            remedy = "put the version back that it was made with, or create the task again"
+            message = f"The meta-model {record.meta_model} has changed since the task was made; {remedy}."
             raise errors.GenerationFailed(message)
         return found
 
@@ -181,6 +198,13 @@ class QueuedGeneration:
         """Block until the task is ready or failed; raises Busy where the queue is full."""
         return self._flights.run((tenant, task_id), lambda: self._bring_to_end(tenant, task_id))
 
+    def check_room(self) -> None:
+        """Raise Busy, with when to come again, where workers have as many jobs as may wait."""
+        n_jobs = self._queue.n_jobs()
+        if n_jobs >= self._max_jobs and (n_workers := self._queue.n_workers()):
+            message = f"{n_jobs} classifiers are waiting to be made; try again later."
+            raise errors.Busy(message, retry_after_s=n_jobs * self._generate_s / n_workers * random.uniform(1.0, 1.5))
+
     def close(self) -> None:
         """Stop waiting for workers (their jobs go on), and close the local generation."""
         self._flights.closing.set()
@@ -193,7 +217,8 @@ class QueuedGeneration:
             return record
         if not self._queue.n_workers():
             return self._local.run(tenant, task_id)
-        self._check_room()
+        self._local.check_remake(record)
+        self.check_room()
         self._mark_queued(record)
         return self._wait(tenant, task_id, self._queue.put(tenant, task_id))
 
@@ -227,13 +252,6 @@ class QueuedGeneration:
                 generate_ms=record.generate_ms,
                 bytes=record.bytes,
             )
-
-    def _check_room(self) -> None:
-        n_jobs = self._queue.n_jobs()
-        if n_jobs >= self._max_jobs:
-            wait_s = n_jobs * self._generate_s / max(1, self._queue.n_workers())
-            message = f"{n_jobs} classifiers are waiting to be made; try again later."
-            raise errors.Busy(message, retry_after_s=wait_s * random.uniform(1.0, 1.5))
 
     def _measure(self, record: TaskRecord) -> None:
         if record.generate_ms is not None:

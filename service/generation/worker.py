@@ -127,6 +127,9 @@ class Worker:
         self._job = job
         try:
             ended = self._give_up(job) if job.n_deliveries > self._max_deliveries else self._generate(job)
+        except Unavailable:
+            self._queue.forgive(self._name, job)
+            raise
         finally:
             self._job = None
         if ended:

@@ -30,6 +30,8 @@ from service.observability.tracing import trace_context
 
 NAMESPACE = "classmith"
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+SCRAPE_S = 1.0
+"""A scrape waits for Redis no longer, so that it still says that Redis is gone."""
 SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 SHED_REASONS = (

@@ -113,6 +113,10 @@ class TracedGeneration:
                 span.fail("generation_failed")
             return record
 
+    def check_room(self) -> None:
+        """As the generation it wraps."""
+        self.generation.check_room()
+
     def close(self) -> None:
         """As the generation it wraps."""
         self.generation.close()

@@ -10,7 +10,7 @@ from models.bundle import Bundle, decode
 from models.errors import Conflict, CorruptBundle, GenerationFailed, NotFound, Unavailable
 from service.catalogue import Catalogue
 from service.ports import BundleStore, Generation, TaskRecord, TaskStore
-from service.prediction.sessions import Session, SharedNetworks
+from service.prediction.sessions import Session, SharedNetworks, check
 
 TASK_ID = re.compile(r"[0-9a-f]{32}")
 N_TRIES = 3
@@ -47,25 +47,23 @@ class Loader:
     def session(self, tenant: str, task_id: str) -> Session:
         """A session of the task; raises NotFound, Conflict (not ready yet) or GenerationFailed."""
         record = self.record(tenant, task_id)
-        meta_model = self.catalogue.get(record.meta_model)
-        try:
-            return self.networks.session(meta_model, self.bundle(record), tenant, task_id)
-        except CorruptBundle:
-            self.bundles.delete(record.id)  # whole, and yet not of this meta-model
-            return self.networks.session(meta_model, self._remade(record), tenant, task_id)
+        return self.networks.session(self.catalogue.get(record.meta_model), self.bundle(record), tenant, task_id)
 
     def bundle(self, record: TaskRecord) -> Bundle:
-        """The stored bundle, or the same made again, here or by whoever is at it."""
+        """The stored bundle, or the same made again, here or by whoever is at it; raises Unavailable as ``check``."""
         is_new = record.state in {"queued", "generating"} and record.generate_ms is None  # never made
         if is_new and self.bundles.get(record.id) is None:
             raise Conflict(f"The task is still {record.state}; wait for it with GET /tasks/{record.id}/events.")
         if record.state == "failed":
             raise Conflict(f"The task failed ({record.error}); create it again, or with other images.")
-        data = self.bundles.get(record.id)
-        try:
-            return decode(data) if data is not None else self._remade(record)
-        except CorruptBundle:
-            return self._remade(record)
+        if (data := self.bundles.get(record.id)) is not None:
+            try:
+                found = decode(data)
+                check(self.catalogue.get(record.meta_model), found)
+                return found
+            except CorruptBundle:
+                self.bundles.delete(record.id)
+        return self._remade(record)
 
     def _remade(self, record: TaskRecord) -> Bundle:
         log.info("remaking a lost bundle", extra={"task_id": record.id})

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models import device, quantised
 from models.bundle import Bundle, BundleHeader, Tensors
-from models.errors import CorruptBundle
+from models.errors import CorruptBundle, Unavailable
 from models.graph import INPUT, LOGITS, skeleton_for
 from models.metamodel import MetaModel
 from models.mixed import MixedNetwork, mixed_network
@@ -95,8 +95,8 @@ ON_THE_PROCESSOR = Placement()
 def build_session(
     meta_model: MetaModel, bundle: Bundle, tenant: str, task_id: str, placement: Placement = ON_THE_PROCESSOR
 ) -> Session:
-    """A session with a network of its own; raises CorruptBundle where bundle and meta-model do not belong together."""
-    _check(meta_model, bundle)
+    """A session with a network of its own; raises as ``check``."""
+    check(meta_model, bundle)
     graph = skeleton_for(meta_model.read("skeleton.onnx"), meta_model.manifest, len(bundle.header.class_names))
     weights = meta_model.weights(bundle.tensors)
     providers = device.worth_it(weights.values(), placement.providers)
@@ -120,8 +120,8 @@ class SharedNetworks:
         self._found: dict[str, MixedNetwork | None] = {}
 
     def session(self, meta_model: MetaModel, bundle: Bundle, tenant: str, task_id: str) -> Session:
-        """A session on the shared network, else one of its own; raises CorruptBundle as ``build_session``."""
-        _check(meta_model, bundle)
+        """A session on the shared network, else one of its own; raises as ``check``."""
+        check(meta_model, bundle)
         network = self._network(meta_model)
         if network is None:
             return build_session(meta_model, bundle, tenant, task_id, self._placement)
@@ -139,9 +139,15 @@ class SharedNetworks:
             return self._found[meta_model.digest]
 
 
-def _check(meta_model: MetaModel, bundle: Bundle) -> None:
+def check(meta_model: MetaModel, bundle: Bundle) -> None:
+    """Whether a bundle is of this meta-model: Unavailable where another version wrote it, CorruptBundle where none did.
+
+    A task's id holds the digest of its meta-model, so another version's bundle is right for its task: a replica that
+    has that version answers.
+    """
     if bundle.header.meta_model_digest != meta_model.digest:
-        raise CorruptBundle(f"A bundle was not written by this {meta_model.name}; it is made again from its recipe.")
+        message = f"The task was made with another version of {meta_model.name} than is loaded here"
+        raise Unavailable(f"{message}; put that version back, or create the task again.")
     specs, n_classes = meta_model.manifest.tensors.items(), len(bundle.header.class_names)
     expected = {name: spec.shape_for(n_classes) for name, spec in specs if spec.source == "bundle"}
     if {name: tensor.shape for name, tensor in bundle.tensors.items()} != expected:

@@ -61,7 +61,9 @@ class Turns:
         """From the tenant whose turn it is, for the network whose turn it is there; empty where nothing waits."""
         while self._tenants:
             name, tenant = next(iter(self._tenants.items()))
-            if tenant.deficit_s <= 0 and len(self._tenants) > 1:
+            if len(self._tenants) == 1:
+                tenant.deficit_s = max(0.0, tenant.deficit_s)  # time that nobody else wanted is not owed
+            elif tenant.deficit_s <= 0:
                 tenant.deficit_s += self._turn_s
                 self._tenants.move_to_end(name)
                 continue

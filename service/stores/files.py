@@ -40,7 +40,7 @@ class FileBundleStore:
         path = self._path(task_id)
         with _disk_errors():
             _write_whole(path, data)
-        with self._lock:
+        with self._lock, _disk_errors():
             self._unlisted_bytes += len(data)
             if self._unlisted_bytes > self._room_bytes:
                 self._evict(keep=path)

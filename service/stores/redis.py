@@ -9,14 +9,14 @@ What is acknowledged is kept as long as Redis keeps it: see ``redis_client``, wh
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
 from redis import Redis
 
-from models.errors import InvalidRequest
-from service.ports import ClassSummary, State, TaskRecord
+from service.ports import ClassSummary, Position, State, TaskRecord
 from service.stores.redis_client import NOW_MS, PREFIX, Keys, redis_errors, run_script
 
 CREATE = """
@@ -54,14 +54,6 @@ if found[1] ~= ARGV[1] or found[2] ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'state', ARGV[3], 'outcome', ARGV[4])
 redis.call('HDEL', KEYS[1], 'owner', 'lease_since', 'lease_until')
 return 1"""
-PAGE = """
-local start = 0
-if ARGV[1] ~= '' then
-  local rank = redis.call('ZRANK', KEYS[1], ARGV[1])
-  if not rank then return false end
-  start = rank + 1
-end
-return redis.call('ZRANGE', KEYS[1], start, start + ARGV[2] - 1)"""
 LEFT_BEHIND = (
     NOW_MS
     + RUNS
@@ -71,6 +63,9 @@ if not found[1] or found[1] == 'ready' or found[1] == 'failed' then return 'ende
 if found[1] == 'generating' and runs(found[2], found[3]) then return 'running' end
 return 'left'"""
 )
+
+FIRST = Position(math.inf, "")
+"""Before every task."""
 
 
 class RedisTaskStore:
@@ -100,18 +95,19 @@ class RedisTaskStore:
         """The recipe's bytes, or None."""
         return cast("bytes | None", self._script(RECIPE, task_id, [tenant]))
 
-    def list(self, tenant: str, *, limit: int, after: str | None = None) -> list[TaskRecord]:
+    def list(self, tenant: str, *, limit: int, after: Position | None = None) -> list[TaskRecord]:
         """One page, newest first, then by id."""
         page: list[TaskRecord] = []
         dangling: list[str] = []
         while len(page) < limit:
-            ids = self._ids_after(tenant, after, limit - len(page))
-            if not ids:
+            positions = self._positions_after(tenant, after or FIRST, limit - len(page))
+            if not positions:
                 break
+            ids = [position.id for position in positions]
             found = self._records(tenant, ids)
             page += [record for record in found if record is not None]
             dangling += [i for i, record in zip(ids, found, strict=True) if record is None]
-            after = ids[-1]
+            after = positions[-1]
         self._mend(tenant, dangling)
         return page
 
@@ -180,11 +176,16 @@ class RedisTaskStore:
             if record.state in ("queued", "generating"):
                 self._client.zadd(self._keys.unfinished, {f"{record.id} {record.tenant}": record.created_at})
 
-    def _ids_after(self, tenant: str, after: str | None, n: int) -> Sequence[str]:
-        ids = run_script(self._client, PAGE, [self._keys.index(tenant)], [after or "", n])
-        if ids is None:
-            raise InvalidRequest(f"There is no task {after!r} to list after; start at the first page.", where="after")
-        return [i.decode() for i in ids]
+    def _positions_after(self, tenant: str, after: Position, n: int) -> Sequence[Position]:
+        """Up to ``n``: the rest of the same moment, whose order is that of the ids' bytes, then what is older."""
+        name, score = self._keys.index(tenant), -after.created_at
+        with redis_errors():
+            pipe = self._client.pipeline(transaction=False)
+            pipe.zrangebyscore(name, score, score, withscores=True)
+            pipe.zrangebyscore(name, f"({score!r}", "+inf", 0, n, withscores=True)
+            same, older = pipe.execute()
+        rest = [(ident, score) for ident, score in same if ident > after.id.encode()]
+        return [Position(-score, ident.decode()) for ident, score in (rest + older)[:n]]
 
     def _records(self, tenant: str, ids: Sequence[str]) -> Sequence[TaskRecord | None]:
         with redis_errors():

@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from models.errors import InvalidRequest, Unavailable
-from service.ports import ClassSummary, State, TaskRecord
+from models.errors import Unavailable
+from service.ports import ClassSummary, Position, State, TaskRecord
 from service.stores.sqlite_schema import (
     BROKEN,
     FIXED,
@@ -80,17 +80,13 @@ class SqliteTaskStore:
                 raise Damaged("a recipe fails its digest")
         return cast("bytes", rows[0][1]) if rows else None
 
-    def list(self, tenant: str, *, limit: int, after: str | None = None) -> list[TaskRecord]:
+    def list(self, tenant: str, *, limit: int, after: Position | None = None) -> list[TaskRecord]:
         """One page, newest first, then by id."""
         where = "tenant = ?"
         parameters: Parameters = [tenant]
         if after is not None:
-            last = self.get(tenant, after)
-            if last is None:
-                message = f"There is no task {after!r} to list after; start at the first page."
-                raise InvalidRequest(message, where="after")
             where += " AND (created_at < ? OR (created_at = ? AND id > ?))"
-            parameters += [last.created_at, last.created_at, last.id]
+            parameters += [after.created_at, after.created_at, after.id]
         return [*self._records(f"{where} ORDER BY created_at DESC, id LIMIT ?", *parameters, limit)]
 
     def count(self, tenant: str) -> int:

@@ -68,9 +68,9 @@ export const deleteTask = (id) => call("DELETE", addressOf(id));
 export const getAdaptation = (id, signal) => json(call("GET", `${addressOf(id)}/adaptation`, { signal }));
 export const getModel = async (id) => (await call("GET", `${addressOf(id)}/model.onnx`)).blob();
 
-/** One page of tasks; `after`: the id of the last task of the page before. */
-export function listTasks(after, signal) {
-  return json(call("GET", after ? `tasks?limit=100&after=${after}` : "tasks?limit=100", { signal }));
+/** One page of tasks; `next`: as the page before gives it, of which the query counts. */
+export function listTasks(next, signal) {
+  return json(call("GET", `tasks${next ? next.slice(next.indexOf("?")) : "?limit=100"}`, { signal }));
 }
 
 /** Answers for several images, in their order. */

@@ -18,7 +18,7 @@ export async function showTasks(signal) {
 /** The next page; false where it cannot be had. */
 async function load(state) {
   try {
-    const page = await listTasks(state.tasks.at(-1)?.id, state.signal);
+    const page = await listTasks(state.next, state.signal);
     state.tasks.push(...page.tasks);
     state.next = page.next;
     render(state);

@@ -10,13 +10,13 @@ export function snippets(id, { keys }) {
 
 /** One image, as the body itself: the fastest way. */
 export function curlCall(address, keys) {
-  const key = keys ? ` \\\n  -H "Authorization: Bearer $CLASSMITH_KEY"` : "";
+  const key = keys ? ` \\\n  -H "Authorization: Bearer $CLASSMITH_API_KEY"` : "";
   return `curl ${address}/predict${key} \\\n  -H "Content-Type: image/jpeg" --data-binary @photo.jpg`;
 }
 
 export function pythonCall(address, keys) {
   const headers = keys
-    ? `{"Content-Type": "image/jpeg", "Authorization": f"Bearer {os.environ['CLASSMITH_KEY']}"}`
+    ? `{"Content-Type": "image/jpeg", "Authorization": f"Bearer {os.environ['CLASSMITH_API_KEY']}"}`
     : `{"Content-Type": "image/jpeg"}`;
   return `${keys ? "import os\n" : ""}from pathlib import Path
 

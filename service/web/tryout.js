@@ -18,7 +18,7 @@ const FILTERS = {
 
 /** Bring the section to life for one task; `context`: `{features, examples, signal}`. */
 export function setUpTrying(parts, task, context) {
-  const state = { parts, task, context, items: [], nShown: N_SHOWN, names: namesByFolder(task) };
+  const state = { parts, task, context, items: [], nShown: N_SHOWN, truthOf: truthByFolder(task) };
   const refuse = (text) => showError(parts["try-error"], text);
   const take = (found) => classify(state, found);
   acceptFiles(parts.zone, take, refuse, { paste: document, signal: context.signal });
@@ -45,19 +45,24 @@ async function offerExample(state) {
   });
 }
 
-/** A folder's name in any case -> the class it means. */
-function namesByFolder(task) {
-  return new Map(task.classes.map(({ name }) => [folded(name), name]));
+/** A folder's name -> the class it means, or null: the one of just that name, else the only one of it in any case. */
+function truthByFolder(task) {
+  const names = new Set(task.classes.map(({ name }) => name));
+  const alike = Map.groupBy(names, (name) => name.toLowerCase());
+  return (folder) => {
+    const name = folder.normalize("NFC").trim().replace(/\s+/g, " ");
+    if (names.has(name)) return name;
+    const found = alike.get(name.toLowerCase()) ?? [];
+    return found.length === 1 ? found[0] : null;
+  };
 }
-
-const folded = (name) => name.normalize("NFC").trim().replace(/\s+/g, " ").toLowerCase();
 
 async function classify(state, { images, nLeftOut }) {
   const { parts, context } = state;
   const items = images.map(({ file, folder }) => ({
     file,
     url: URL.createObjectURL(file),
-    truth: state.names.get(folded(folder)) ?? null,
+    truth: state.truthOf(folder),
   }));
   state.items.unshift(...items);
   showError(parts["try-error"], leftOutText(items.length, nLeftOut));

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
 from models.errors import Unavailable
-from service.idempotency import IdempotencyStore, RedisIdempotencyStore, Remembered, SqliteIdempotencyStore
+from service.idempotency import (
+    EXPIRE,
+    SCHEMA,
+    IdempotencyStore,
+    RedisIdempotencyStore,
+    Remembered,
+    SqliteIdempotencyStore,
+)
 from service.stores.redis_client import connect
 
 Open = Callable[[float], IdempotencyStore]
@@ -63,6 +72,18 @@ def test_of_many_at_once_one_wins(open_store: Open) -> None:
     with ThreadPoolExecutor(8) as pool:
         held = list(pool.map(lambda entry: open_store(60).put("ann", "k", entry), entries))
     assert set(held) == {open_store(60).get("ann", "k")}
+
+
+def test_expired_keys_are_found_by_an_index_also_in_a_file_from_before_it(tmp_path: Path) -> None:
+    file = tmp_path / "keys.sqlite3"
+    with closing(sqlite3.connect(file)) as db:
+        db.execute(SCHEMA)
+    SqliteIdempotencyStore(file, keep_s=60).put("ann", "k", FIRST)
+    with closing(sqlite3.connect(file)) as db:
+        plan = db.execute(f"EXPLAIN QUERY PLAN {EXPIRE}", (0.0,)).fetchall()
+    (step,) = (words for *_, words in plan)
+    assert step.startswith("SEARCH")
+    assert "keys_by_expiry" in step
 
 
 def test_an_outage_is_said_to_be_one(tmp_path: Path) -> None:

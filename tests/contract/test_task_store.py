@@ -15,8 +15,8 @@ from types import FrameType
 
 import pytest
 
-from models.errors import InvalidRequest, Unavailable
-from service.ports import TaskStore
+from models.errors import Unavailable
+from service.ports import Position, TaskStore
 from tests.contract.places import Place, claim_and_hang, claim_each, create_and_die, create_each, record
 
 N_PROCESSES = 3
@@ -120,8 +120,7 @@ def test_other_tenants_see_and_change_nothing(tasks: TaskStore) -> None:
     kept = tasks.get("ann", "a1")
     assert kept is not None
     assert kept.state == "generating"
-    with pytest.raises(InvalidRequest, match="first page"):
-        tasks.list("bob", limit=10, after="a1")
+    assert tasks.list("bob", limit=10, after=Position(9.0, "a1")) == []
 
 
 def test_pages_are_newest_first_then_by_id_and_meet_without_gap(tasks: TaskStore) -> None:
@@ -132,16 +131,27 @@ def test_pages_are_newest_first_then_by_id_and_meet_without_gap(tasks: TaskStore
     assert _listed(tasks, limit=10) == ["e", "b", "c", "d", "a"]
     assert _listed(tasks, limit=2) == ["e", "b"]
     tasks.create(record("f", created_at=6.0), b"")  # newer: pages after the first don't shift
-    assert _listed(tasks, limit=2, after="b") == ["c", "d"]
+    assert _listed(tasks, limit=2, after=Position(3.0, "b")) == ["c", "d"]
     tasks.delete("ann", "d")
-    assert _listed(tasks, limit=2, after="c") == ["a"]
-    assert _listed(tasks, limit=2, after="a") == []
+    assert _listed(tasks, limit=2, after=Position(3.0, "c")) == ["a"]
+    assert _listed(tasks, limit=2, after=Position(1.0, "a")) == []
 
 
-def test_listing_after_an_unknown_task_says_so(tasks: TaskStore) -> None:
-    with pytest.raises(InvalidRequest, match="first page") as raised:
-        tasks.list("ann", limit=10, after="gone")
-    assert raised.value.where == "after"
+def test_a_position_stays_where_it_is_when_its_task_is_deleted(tasks: TaskStore) -> None:
+    ages = {"c": 3.0, "b": 1234.000001, "a": 1234.000001, "d": 1.0}
+    for task_id, created_at in ages.items():
+        tasks.create(record(task_id, created_at=created_at), b"")
+    seen: list[str] = []
+    page = tasks.list("ann", limit=1)
+    while page:
+        seen.append(page[0].id)
+        tasks.delete("ann", page[0].id)
+        page = tasks.list("ann", limit=1, after=page[0].position)
+    assert seen == ["a", "b", "c", "d"]
+    tasks.create(record("d"), b"")
+    assert _listed(tasks, limit=1, after=Position(1.0, "c")) == ["d"]
+    for beyond in (Position(1.0, "d"), Position(0.0, ""), Position(-1e300, "")):
+        assert _listed(tasks, limit=1, after=beyond) == []
 
 
 def test_deletion_removes_everything(tasks: TaskStore) -> None:
@@ -290,7 +300,7 @@ def test_a_closed_store_is_unavailable_from_new_threads(tasks: TaskStore, place:
         tasks.ping()
 
 
-def _listed(tasks: TaskStore, *, limit: int, after: str | None = None) -> list[str]:
+def _listed(tasks: TaskStore, *, limit: int, after: Position | None = None) -> list[str]:
     return [r.id for r in tasks.list("ann", limit=limit, after=after)]
 
 

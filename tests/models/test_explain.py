@@ -108,7 +108,7 @@ def test_a_hypertransformers_classifier_is_explained_by_its_image(exported: Meta
     config = small.EXPORTED
     network = Conv4(
         (config.image_size, config.image_channels), [config.channels] * config.n_conv_layers, 3,
-        pixel_mean=config.pixel_mean, pixel_std=config.pixel_std, negative_slope=config.negative_slope,
+        pixel_mean=config.pixel_mean, pixel_std=config.pixel_std, pooling=config.pooling,
     )  # fmt: skip
     network.load_state_dict({name: torch.tensor(tensor) for name, tensor in bundle.tensors.items()})
     pixels = torch.tensor(image).float().requires_grad_()

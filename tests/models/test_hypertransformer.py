@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.methods.hypertransformer import EPS, HyperTransformer, HyperTransformerConfig
+from models.nn.conv4 import Pooling
 from tests.models import golden, small
 from tests.models.small import CONFIG, Tasks, answers
 
@@ -24,6 +25,7 @@ VARIANTS = {
     "last two, base": replace(CONFIG, n_generated_layers=2, normalisation="base"),
     "logits alone, base": replace(CONFIG, n_generated_layers=1, normalisation="base"),
     "logits alone, support": replace(CONFIG, n_generated_layers=1),
+    "borders pooled": replace(CONFIG, pooling="ceil"),
 }
 UNBALANCED = (1, 4, 2)
 
@@ -111,18 +113,19 @@ def without_differences(config: HyperTransformerConfig) -> HyperTransformer:
 
 def base_features(model: HyperTransformer, support: Tensor, images: Tensor) -> Tensor:
     """The base network in plain PyTorch, batch-normalised with the statistics of one task's support set."""
+    keeps_border = model.config.pooling == "ceil"
     for weight, gamma, beta in zip(model.base, model.gammas, model.betas, strict=True):
         support, images = F.conv2d(support, weight, padding=1), F.conv2d(images, weight, padding=1)
         mean, var = support.mean((0, 2, 3)), support.var((0, 2, 3), unbiased=False)
-        support, images = (
-            F.max_pool2d(F.relu(F.batch_norm(x, mean, var, gamma, beta, eps=EPS)), 2) for x in (support, images)
-        )
+        normalised = (F.batch_norm(x, mean, var, gamma, beta, eps=EPS) for x in (support, images))
+        support, images = (F.max_pool2d(F.relu(x), 2, ceil_mode=keeps_border) for x in normalised)
     return images.flatten(1)
 
 
+@pytest.mark.parametrize("pooling", get_args(Pooling))
 @pytest.mark.parametrize("allocation", ["output", "spatial"])
-def test_zero_differences_are_the_base_network(allocation: Any) -> None:
-    config = replace(CONFIG, allocation=allocation)
+def test_zero_differences_are_the_base_network(allocation: Any, pooling: Pooling) -> None:
+    config = replace(CONFIG, allocation=allocation, pooling=pooling)
     model, given = without_differences(config), small.tasks(config)
     with torch.no_grad():
         network = model.generate(given.support, given.labels, given.slots)
@@ -270,10 +273,12 @@ def test_every_width_of_drawings(channels: int, n_generated_layers: int) -> None
     check_width(config)
 
 
-@pytest.mark.parametrize(("size", "side"), [(32, 2), (84, 5)])
+@pytest.mark.parametrize(("size", "pooling", "side"), [(32, "floor", 2), (84, "floor", 5), (84, "ceil", 6)])
 @pytest.mark.parametrize("channels", [8, 64])
-def test_every_size_of_photographs(size: int, side: int, channels: int) -> None:
-    config = replace(CONFIG, channels=channels, image_channels=3, image_size=size, n_generated_layers=2)
+def test_every_size_of_photographs(size: int, pooling: Pooling, side: int, channels: int) -> None:
+    config = replace(
+        CONFIG, channels=channels, image_channels=3, image_size=size, n_generated_layers=2, pooling=pooling
+    )
     assert config.feature_dim == channels * side**2
     check_width(config)
 

@@ -149,6 +149,13 @@ def test_writing_again_replaces_the_folder(written: MetaModel) -> None:
     assert [path.name for path in written.folder.parent.iterdir()] == ["tiny"]
 
 
+def test_files_beside_the_meta_model_do_not_change_its_digest(written: MetaModel) -> None:
+    files = {name: written.read(name) for name in written.manifest.files}
+    again = metamodel.write(written.folder, written.manifest, files, beside={"evaluation.json": b"{}"})
+    assert again.digest == written.digest
+    assert again.read("evaluation.json") == b"{}"
+
+
 def test_a_write_that_fails_leaves_what_was_there(written: MetaModel) -> None:
     with pytest.raises(FileNotFoundError):
         metamodel.write(written.folder, written.manifest, {"no such folder/x": b""})

@@ -173,6 +173,11 @@ def test_canonical_text_is_settled_after_one_pass(text: str) -> None:
         ("x\x00y", "x y"),
         ("a\u2028b\u00a0c", "a b c"),
         ("\ud800", ""),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
+        ("an \U0001f469\u200d\U0001f680", "an \U0001f469\u200d\U0001f680"),
+        ("\u200ca\u200d \u200c b\u200d", "a b"),
+        ("\u200d\u200c", ""),
+        ("a\u00ad\ufeffb", "a b"),
         ("", ""),
     ],
 )
@@ -192,6 +197,7 @@ def named(*names: str) -> TaskSpec:
         (named(*"abcd"), "classes", "between 2 and 3"),
         (named("a", ""), "classes[1].name", "empty name"),
         (named("a", "b", "a"), "classes[2].name", "0 and 2"),
+        (named("ab", "c", "a\u200db"), "classes[2].name", "0 and 2"),
     ],
 )
 def test_impossible_classes_are_refused_with_their_place(spec: TaskSpec, where: str, says: str) -> None:

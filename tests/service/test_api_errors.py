@@ -12,9 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 from PIL import Image
 
+from service.api.openapi import PlainRoute
+from service.app import create_app
 from service.demo.alphabet import drawing
+from service.settings import Settings
 from tests.service import centroids
 from tests.service.live import Live, places, problem
 
@@ -234,6 +238,8 @@ def test_a_described_class_without_a_file_is_refused(service: Live) -> None:
 BAD_QUERIES = [
     ("GET", "/tasks?limit=0"), ("GET", "/tasks?limit=501"), ("GET", "/tasks?limit=x"), ("GET", "/tasks?limit=%C2%B2"),
     ("GET", "/tasks?limit=1&limit=2"), ("GET", "/tasks?after=nope"), ("GET", f"/tasks?after={UNKNOWN}"),
+    ("GET", "/tasks?after="), ("GET", f"/tasks?after={'0' * 48}0"), ("GET", f"/tasks?after={'g' * 48}"),
+    ("GET", f"/tasks?after=7ff8{'0' * 44}"), ("GET", f"/tasks?after=fff0{'0' * 44}"),
     ("GET", "/tasks?page=2"), ("POST", "/tasks?wait=3"), ("GET", f"/tasks/{UNKNOWN}?x"),
     ("POST", "{address}?top_k=0"), ("POST", "{address}?top_k=-1"), ("POST", "{address}?top_k=1.5"),
     ("POST", "{address}?top_k="), ("POST", "{address}?topk=3"), ("POST", "{address}?top_k=99999999999999999999"),
@@ -259,13 +265,22 @@ def test_unknown_ids_are_not_found(service: Live, ident: str) -> None:
 @pytest.mark.parametrize(("method", "target", "status"), [
     ("GET", "/nope", 404), ("GET", "/assets/nope.js", 404), ("GET", "/assets/..%2Findex.html", 404),
     ("PUT", "/tasks", 405), ("PATCH", f"/tasks/{UNKNOWN}", 405), ("POST", "/healthz", 405),
+    ("POST", "/openapi.json", 405),
 ])  # fmt: skip
 def test_unknown_addresses_and_methods_are_problems_too(service: Live, method: str, target: str, status: int) -> None:
     response = service.http.request(method, target)
     problem(response, status)
     assert ("allow" in response.headers) == (status == 405)
-    if target == "/tasks":
-        assert response.headers["allow"] == "GET, POST"
+    if status == 405:
+        others = {"/tasks": "GET, HEAD, POST", f"/tasks/{UNKNOWN}": "DELETE, GET, HEAD"}
+        assert response.headers["allow"] == others.get(target, "GET, HEAD")
+
+
+def test_no_call_is_read_by_the_framework() -> None:
+    """So it never refuses a value itself, in words of its own."""
+    routes = [route for route in create_app(Settings()).routes if isinstance(route, APIRoute)]
+    assert routes
+    assert all(isinstance(route, PlainRoute) for route in routes)
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\u00e9"])

@@ -75,9 +75,17 @@ def test_top_k_gives_the_best_classes_only(service: Live, address: str) -> None:
     assert many == whole
 
 
+def with_a_speck(image: bytes, k: int) -> bytes:
+    """The drawing with one black pixel, elsewhere for each ``k``: classes of equal images are refused."""
+    opened, buffer = Image.open(io.BytesIO(image)), io.BytesIO()
+    opened.putpixel((13 * k + 6, 6), 0)
+    opened.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def test_the_classifier_says_when_it_does_not_know(service: Live) -> None:
     same = drawing(0, 0)
-    task = service.task(centroids.task_json({f"class {k}": same for k in range(6)}))
+    task = service.task(centroids.task_json({f"class {k}": with_a_speck(same, k) for k in range(6)}))
     (found,) = predictions(service.http.post(f"/tasks/{task['id']}/predict", content=same, headers=PNG))
     assert found["probability"] == pytest.approx(1 / 6, abs=1e-4)
     assert found["abstain"] is True

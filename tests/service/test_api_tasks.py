@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import onnxruntime as ort
 import pytest
 
+import service.registration
 from models import metamodel
+from models.errors import Unavailable
 from models.preprocess import PreprocessSpec, to_pixels
+from service.api import bodies
 from service.demo.alphabet import drawing
+from service.ports import TaskRecord
+from service.prediction.loading import Loader
+from service.requests import TaskRequest
 from service.settings import Settings
 from tests.service import centroids
 from tests.service.live import Live, held_generations, live, places, problem
@@ -81,6 +89,47 @@ def test_the_task_part_may_be_a_plain_text_field(service: Live) -> None:
     assert response.json()["meta_model"] == "photos"
 
 
+def test_the_task_part_may_be_a_file_whose_type_nobody_said(service: Live) -> None:
+    files = as_files({"a": [drawing(0, 3)], "b": [drawing(1, 3)]})
+    files.append(("task", ("task.json", b' {"generator": "photos"}', "application/octet-stream")))
+    assert service.http.post("/tasks", files=files).json()["meta_model"] == "photos"
+
+
+def test_files_belong_to_the_class_of_the_same_name_however_it_is_written(service: Live) -> None:
+    described = json.dumps({"classes": [{"name": "cafe\u0301", "description": "with cups"}, {"name": "sea "}]})
+    files = as_files({"caf\u00e9": [drawing(0, 6)], "sea": [drawing(1, 6)]})
+    response = service.http.post("/tasks", files=files, data={"task": described})
+    assert response.status_code == 201, response.text
+    assert [(c["name"], c["n_images"]) for c in response.json()["classes"]] == [("caf\u00e9", 1), ("sea", 1)]
+
+
+@pytest.mark.parametrize(
+    ("data", "said", "where"),
+    [
+        ({"task": ["{}", "{}"]}, "comes twice", "task"),
+        ({"task": "{"}, "not valid JSON", "task"),
+        ({"task": '{"classes": 3}'}, "list", "task.classes"),
+        ({"generator": "photos"}, "member of the JSON in the part `task`", "generator"),
+        ({"a": "an apple"}, "not a file", "a"),
+    ],
+)
+def test_what_is_wrong_with_a_part_is_said_where_it_is(
+    service: Live, data: dict[str, Any], said: str, where: str
+) -> None:
+    refused = problem(service.http.post("/tasks", files=as_files({"b": [drawing(0, 0)]}), data=data), 400)
+    assert said in refused["detail"]
+    assert refused["errors"][0]["where"] == where
+
+
+def test_a_model_file_that_the_client_has_is_not_sent_again(service: Live) -> None:
+    address = f"/tasks/{service.task(centroids.task_json())['id']}/model.onnx"
+    etag = service.http.get(address).headers["etag"]
+    for held in (etag, f'"other", {etag}', "*"):
+        again = service.http.get(address, headers={"If-None-Match": held})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+    assert service.http.get(address, headers={"If-None-Match": '"other"'}).status_code == 200
+
+
 def test_names_are_kept_in_their_canonical_form(service: Live) -> None:
     task = service.task(centroids.task_json({" zebra\n fish ": drawing(0, 4), "é": drawing(1, 4)}))
     assert [c["name"] for c in task["classes"]] == ["zebra fish", "é"]
@@ -111,14 +160,54 @@ def test_pages_go_through_all_tasks_newest_first(fresh: Live) -> None:
     assert seen == made[::-1]
 
 
+def test_pages_go_on_where_tasks_are_deleted_on_the_way(fresh: Live) -> None:
+    made = [fresh.task(centroids.task_json({"a": drawing(0, k), "b": drawing(1, k)}))["id"] for k in range(4)]
+    address, deleted = "/tasks?limit=1", []
+    while address:
+        page = fresh.http.get(address).json()
+        for task in page["tasks"]:
+            assert fresh.http.delete(f"/tasks/{task['id']}").status_code == 204
+            deleted.append(task["id"])
+        address = page["next"]
+    assert deleted == made[::-1]
+
+
 def test_a_task_is_shown_and_not_sent_twice_to_who_has_it(service: Live) -> None:
     task = service.task(centroids.task_json())
     address = f"/tasks/{task['id']}"
     response = service.http.get(address)
     assert response.json() == task
-    again = service.http.get(address, headers={"If-None-Match": response.headers["etag"]})
-    assert again.status_code == 304
-    assert again.content == b""
+    for method in ("GET", "HEAD"):
+        again = service.http.request(method, address, headers={"If-None-Match": response.headers["etag"]})
+        assert again.status_code == 304
+        assert again.content == b""
+
+
+OF_A_TASK = ["", "/events", "/model.onnx", "/adaptation"]
+OF_NONE = ["/", "/docs", "/openapi.json", "/examples", "/assets/style.css", "/healthz", "/readyz", "/metrics", "/tasks",
+           "/v2", "/v2/health/ready", "/v2/models/stats"]  # fmt: skip
+
+
+def test_head_is_get_without_its_body(service: Live) -> None:
+    address = f"/tasks/{service.task(centroids.task_json())['id']}"
+    for target in [*OF_NONE, *(address + rest for rest in OF_A_TASK), f"/v2/models/{address[7:]}", "/nope"]:
+        got, asked = service.http.get(target), service.http.head(target)
+        assert asked.status_code == got.status_code, target
+        assert asked.content == b""
+        assert set(asked.headers) == set(got.headers) - {"transfer-encoding"}
+        assert asked.headers.get("content-type") == got.headers.get("content-type")
+    refused = service.http.head("/v2/repository/index")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+    document = service.http.get("/openapi.json").json()
+    assert not [path for path, calls in document["paths"].items() if "head" in calls]
+
+
+def test_head_does_not_follow_a_stream(settings: Settings) -> None:
+    with live(settings) as running, held_generations():
+        made = running.http.post("/tasks", json=centroids.task_json(), headers={"Prefer": "respond-async"})
+        asked = running.http.head(f"{made.headers['location']}/events")
+        assert asked.headers["content-type"].startswith("text/event-stream")
+        assert running.http.get(made.headers["location"]).json()["state"] != "ready"
 
 
 def test_a_deleted_task_is_gone_and_can_be_made_again(fresh: Live) -> None:
@@ -174,6 +263,17 @@ def test_a_wait_that_runs_out_is_answered_202_and_the_work_goes_on(settings: Set
         assert again.headers["preference-applied"] == "wait=30"
 
 
+BOTH = [[("Prefer", "respond-async, wait=30")], [("Prefer", "wait=30, respond-async")],
+        [("Prefer", "respond-async"), ("Prefer", "wait=30; x=1")]]  # fmt: skip
+
+
+@pytest.mark.parametrize("headers", BOTH)
+def test_who_asks_for_an_early_answer_after_a_wait_is_waited_for(fresh: Live, headers: list[tuple[str, str]]) -> None:
+    response = fresh.http.post("/tasks", json=centroids.task_json(), headers=headers)
+    assert response.headers["preference-applied"] == "wait=30"
+    assert (response.status_code, response.json()["state"]) == (201, "ready")
+
+
 def events(running: Live, address: str) -> list[tuple[str, dict[str, object]]]:
     response = running.http.get(f"{address}/events")
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -196,6 +296,61 @@ def test_a_deleted_task_ends_its_events(settings: Settings) -> None:
             assert next(lines) == "retry: 1000"
             assert running.http.delete(address).status_code == 204
             assert "event: deleted" in list(lines)
+
+
+def test_events_go_on_after_the_store_was_away(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with live(settings) as running, held_generations() as go_on:
+        made = running.http.post("/tasks", json=centroids.task_json(), headers={"Prefer": "respond-async"})
+        looks, record = itertools.count(), Loader.record
+
+        def away_at_first(loader: Loader, tenant: str, ident: str) -> TaskRecord:
+            look = next(looks)
+            if look == 3:
+                go_on.set()
+            if 0 < look < 3:  # the first is before the stream begins
+                raise Unavailable("The task store does not answer.")
+            return record(loader, tenant, ident)
+
+        monkeypatch.setattr(Loader, "record", away_at_first)
+        assert [event for event, _ in events(running, made.headers["location"])][-1] == "ready"
+
+
+def noted(threads: list[str], work: Callable[..., Any]) -> Callable[..., Any]:
+    """The same work, which also adds the name of its thread."""
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return work(*arguments, **options)
+
+    return noting
+
+
+def test_the_event_loop_does_not_read_a_whole_task(fresh: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one at the limit it would take a tenth of a second, in which nobody is answered."""
+    threads: list[str] = []
+    registration = service.registration
+    for place, name in [(TaskRequest, "fingerprint"), (registration, "encode_recipe"), (registration, "task_id")]:
+        monkeypatch.setattr(place, name, noted(threads, getattr(place, name)))
+    fresh.task(centroids.task_json(), **{"Idempotency-Key": "4f6d9a3e-6"})
+    assert len(threads) == 3
+    assert "uvicorn" not in threads
+
+
+def test_large_json_is_read_off_the_event_loop(fresh: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+    files = as_files({name: [image] for name, image in centroids.characters().items()})
+    load = f"/v2/repository/models/{fresh.task(centroids.task_json())['id']}/load"
+    monkeypatch.setattr(bodies, "parse_json", noted(threads, bodies.parse_json))
+    for padding in (b"", b" " * bodies.OFF_LOOP_BYTES):
+        threads.clear()
+        part = ("task", ("task.json", b"{}" + padding, "application/json"))
+        for answer in [
+            fresh.http.post("/tasks", files=[*files, part]),
+            fresh.http.post("/v2/repository/index", content=b"{}" + padding),
+            fresh.http.post(load, content=b"{}" + padding),
+        ]:
+            assert answer.status_code == 200, answer.text
+        assert [thread == "uvicorn" for thread in threads] == [not padding] * 3
 
 
 def test_the_exported_file_answers_in_plain_onnx_runtime(service: Live) -> None:

@@ -204,7 +204,7 @@ def test_without_the_encoder_it_is_said_what_to_install_and_nothing_is_stored(fo
 def test_the_encoder_is_read_with_the_first_description_and_not_before(folder: Path, tmp_path: Path) -> None:
     with live(Settings(meta_models=folder, state_dir=tmp_path)) as running:
         running.task(shown("", "", generator="photos"))
-        encoders = running.served.tasks.specifier.reader.encoders
+        encoders = running.served.tasks.registration.specifier.reader.encoders
         assert not encoders.loaded
         running.task(words(ZEBRA, OKAPI))
         assert encoders.loaded == [described.ENCODER]
@@ -231,7 +231,7 @@ def test_a_task_that_is_there_needs_no_encoder(folder: Path, tmp_path: Path) -> 
 
 def test_at_the_start_the_encoder_is_read_if_a_setting_says_so(folder: Path, tmp_path: Path) -> None:
     with live(Settings(meta_models=folder, state_dir=tmp_path, text_encoder_at_start=True)) as running:
-        encoders = running.served.tasks.specifier.reader.encoders
+        encoders = running.served.tasks.registration.specifier.reader.encoders
     assert encoders.loaded == [described.ENCODER]  # stopping waits for what the start began
 
 

@@ -184,6 +184,7 @@ def test_the_saliency_covers_the_whole_image(running: Live, task: dict[str, Any]
         ([zebra(), okapi()], "older", "older was exported without the gradient of its words; export it again"),
         ([zebra(), okapi()], "means", "means was exported without"),
         ([zebra(description="", images=shown(0)), okapi(description="", images=shown(1))], "centroids", "no descri"),
+        ([zebra(images=shown(0)), okapi(images=shown(1))], "centroids", "centroids reads images only, so there are no"),
     ],
 )  # fmt: skip
 def test_where_words_cannot_be_weighed_the_image_is_and_a_note_says_why(

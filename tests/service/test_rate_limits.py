@@ -149,7 +149,7 @@ def quota(service: Live, body: object, headers: dict[str, str]) -> str:
     """What is said where a quota is used up; an Idempotency-Key is not used up with it."""
     refused = service.http.post("/tasks", json=body, headers={**headers, "Idempotency-Key": "once"})
     detail: str = problem(refused, 403)["detail"]
-    assert service.served.tasks.keys.get("bob", "once") is None
+    assert service.served.tasks.registration.keys.get("bob", "once") is None
     return detail
 
 

@@ -209,7 +209,8 @@ def test_usual_scans_and_what_a_phone_appends_are_no_bomb(service: Live) -> None
 def calls() -> list[tuple[str, str]]:
     """Every method and address of the application that is not public, as its routes say."""
     routes = [route for route in create_app(Settings()).routes if isinstance(route, APIRoute)]
-    return sorted((method, r.path) for r in routes for method in r.methods or () if r.path not in PUBLIC)
+    found = {(method, r.path) for r in routes for method in r.methods or () if r.path not in PUBLIC}
+    return sorted(found | {("HEAD", path) for method, path in found if method == "GET"})
 
 
 def attempts(service: Live, method: str, path: str, headers: dict[str, str]) -> list[httpx.Response]:

@@ -65,7 +65,8 @@ def test_loopback_needs_no_keys(host: str) -> None:
 @pytest.mark.parametrize(("name", "value"), [
     ("port", "70000"), ("port", "x"), ("api_keys", "not json"), ("api_keys", "[]"), ("api_keys", '{"": "t"}'),
     ("api_keys", '{"k": ""}'), ("api_keys", '{"k": 1}'), ("max_image_bytes", "0"), ("wait_s", "-1"),
-    ("log_level", "loud"),
+    ("log_level", "loud"), ("api_keys", '{"k": "t", "a key": "t"}'), ("api_keys", '{"k ": "t"}'),
+    ("api_keys", '{"schl\u00fcssel": "t"}'), ("api_keys", '{"k\\n": "t"}'), ("api_keys", '{"k\\u007f": "t"}'),
 ])  # fmt: skip
 def test_a_bad_value_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"CLASSMITH_{name.upper()}", value)
@@ -80,7 +81,12 @@ def test_keys_come_from_a_file_too(tmp_path: Path) -> None:
     assert settings.keys() == {"k1": Grant(tenant="t1"), "k2": Grant(tenant="t2")}
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"k": 1}', '{"": "t"}', '{"k": " "}', "\xff"])
+UNUSABLE_FILES = [
+    "", "[]", "{}", '{"k": 1}', '{"": "t"}', '{"k": " "}', "\xff", '{"k": "t", " k2": "t"}', '{"\\u00e9": "t"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", UNUSABLE_FILES)
 def test_an_unusable_file_of_keys_is_refused(tmp_path: Path, content: str) -> None:
     file = tmp_path / "keys.json"
     file.write_bytes(content.encode("latin-1"))

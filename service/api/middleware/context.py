@@ -9,12 +9,12 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.errors import CLIENT_WENT_AWAY
 from service.api.rate_limits import HEADERS
 from service.observability.telemetry import Metrics, choose_request_id, request_id, server_timing
 from service.observability.tracing import NO_TRACE, NO_TRACING, Span, TraceContext, Tracing, parse, trace_context
 
 TIMINGS = "classmith.timings"
-CLIENT_WENT_AWAY = 499
 INFER = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/1/infer")
 HEALTH = ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
 UNLOGGED = frozenset({"/tasks/{task_id}/predict", *INFER, *HEALTH})

@@ -162,7 +162,7 @@ def test_a_key_is_asked_for_kept_in_the_tab_and_forgotten(context: object, page:
         with page.expect_download() as downloaded:
             page.get_by_role("button", name="Download model.onnx").click()
         assert downloaded.value.path().stat().st_size > 1000
-        expect(page.get_by_role("region", name="curl")).to_contain_text("$CLASSMITH_KEY")
+        expect(page.get_by_role("region", name="curl")).to_contain_text("$CLASSMITH_API_KEY")
         page.get_by_role("button", name="Forget it").click()
         expect(page.locator("#key-error")).to_have_text(detail)
         assert page.evaluate("sessionStorage.length") == 0

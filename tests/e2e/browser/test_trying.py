@@ -66,6 +66,23 @@ def test_class_folders_give_a_confusion_matrix(page: Page, service: Service, tmp
     assert matrix(page) == expected_matrix(service, task_id, images)
 
 
+def test_of_names_that_differ_in_case_the_exact_one_counts(page: Page, unsure: Service, tmp_path: Path) -> None:
+    names = ["zebra", "Zebra", "Okapi"]
+    body = centroids.task_json({name: drawing(k, 0) for k, name in enumerate(names)})
+    page.goto(f"{unsure.url}/#/tasks/{unsure.http.post('/tasks', json=body).json()['id']}")
+    made(page)
+    with zipfile.ZipFile(tmp_path / "new.zip", "w") as archive:
+        for name, n_images in {"zebra": 1, "Zebra": 2, "ZEBRA": 3, "okapi": 4}.items():
+            for i in range(n_images):
+                archive.writestr(f"{name}/{i}.png", drawing(0, i + 1))
+    try_images(page, [tmp_path / "new.zip"])
+    expect(page.locator("[data-part=tally]")).to_contain_text("10 images")
+    counts = dict.fromkeys(names, 0)
+    for (name, _), n_images in matrix(page).items():
+        counts[name] += n_images
+    assert counts == {"zebra": 1, "Zebra": 2, "Okapi": 4}  # ZEBRA may be either
+
+
 def expected_matrix(service: Service, task_id: str, images: dict[str, list[bytes]]) -> dict[tuple[str, str], int]:
     found: dict[tuple[str, str], int] = {}
     for name, shown in images.items():
@@ -124,6 +141,21 @@ def test_the_snippets_are_copied_and_run(page: Page, service: Service, tmp_path:
     code = page.get_by_role("region", name="Python").inner_text()
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert found.stdout.split() == [*answer["label"].split(), str(answer["probability"]), str(answer["abstain"])]
+
+
+def test_more_tasks_come_page_by_page_also_after_one_was_deleted(page: Page, unsure: Service) -> None:
+    for name in ("oldest", "older", "newest"):
+        unsure.http.post("/tasks", json=centroids.task_json({f"{name} {k}": drawing(k, 3) for k in range(2)}))
+    page.route("**/tasks?limit=100", lambda route: route.continue_(url=route.request.url.replace("100", "1")))
+    page.goto(f"{unsure.url}/#/tasks")
+    expect(page.locator(".task")).to_have_count(1)
+    page.get_by_role("button", name="Delete newest").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.locator(".task")).to_have_count(0)
+    for name in ("older", "oldest"):
+        page.get_by_role("button", name="Show more").click()
+        expect(page.locator(".task").last).to_contain_text(name)
+    expect(page.locator(".task")).to_have_count(2)
 
 
 def test_tasks_are_found_opened_and_deleted(page: Page, unsure: Service) -> None:

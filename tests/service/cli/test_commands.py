@@ -9,6 +9,7 @@ import select
 import subprocess
 import termios
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def test_every_answer_comes_as_json_too(run: Run, task: dict[str, Any], pictures
     assert task in json.loads(run("task", "list", "--json")[1])
     status, output, _ = run("predict", ident, f"{pictures}/asked/*.png", "--top-k", 1, "--json")
     found = json.loads(output)["predictions"]
+    assert [answer["path"] for answer in found] == [str(pictures / "asked" / f"{k}.png") for k in range(N_CLASSES)]
     assert [answer["label"] for answer in found] == [f"character {k}" for k in range(N_CLASSES)]
     assert all(list(answer["probabilities"]) == [answer["label"]] for answer in found)
     path = tmp_path / "model.onnx"
@@ -110,6 +112,19 @@ def test_every_answer_comes_as_json_too(run: Run, task: dict[str, Any], pictures
     assert json.loads(run("task", "delete", ident, "--json")[1]) == {"deleted": ident}
     status, output, complaint = run("task", "delete", ident, "--json")
     assert (status, output, "There is no task" in complaint) == (1, "", True)
+
+
+def test_an_image_that_is_refused_is_named_by_its_file(run: Run, task: dict[str, Any], pictures: Path) -> None:
+    broken = pictures / "asked" / "1.png"
+    broken.write_text("no image")
+    status, output, complaint = run("predict", task["id"], *[pictures / "asked" / "0.png"] * 101, pictures / "asked")
+    assert (status, output) == (1, "")
+    assert "not a JPEG" in complaint
+    assert complaint.endswith(f"({broken})\n")
+
+
+def test_the_release_is_printed(run: Run) -> None:
+    assert run("--version") == (0, f"classmith {metadata.version('classmith')}\n", "")
 
 
 def test_verify_says_of_each_folder_whether_it_is_whole(run: Run, meta_models: Path) -> None:
@@ -129,6 +144,7 @@ def test_verify_says_of_each_folder_whether_it_is_whole(run: Run, meta_models: P
     (["task", "create", "--wait", "soon"], "'soon' is not a number of seconds"),
     (["predict", "0" * 32, "x.png", "--top-k", "0"], "'0' is not a whole number"),
     (["predict", "0" * 32, "nowhere.png"], "There is no file nowhere.png"),
+    (["task", "list", "--url", "localhost:8137"], "'localhost:8137' does not begin with http:// or https://"),
     (["task", "export", "0" * 32], None),
     (["completion", "cmd"], "invalid choice"),
 ])  # fmt: skip

@@ -24,6 +24,7 @@ from service.client import (
     TaskFailed,
     TaskInfo,
     TimedOut,
+    calls,
 )
 from service.demo.alphabet import drawing
 from service.settings import Settings
@@ -101,6 +102,26 @@ def test_many_images_are_answered_in_order_and_reported(client: Classmith) -> No
     assert reports == [(100, 210), (200, 210), (210, 210)]
 
 
+def test_all_tasks_are_deleted_as_they_are_listed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "PAGE", 1)
+
+    async def delete_all(url: str) -> None:
+        async with AsyncClassmith(url) as there:
+            async for task in there.tasks():
+                await task.delete()
+
+    with live(settings) as running, Classmith(running.url) as client:
+        for is_async in (False, True):
+            for k in range(3):
+                client.create(centroids.characters(2 + k))
+            if is_async:
+                asyncio.run(delete_all(running.url))
+            else:
+                for task in client.tasks():
+                    task.delete()
+            assert list(client.tasks()) == []
+
+
 def test_refusals_carry_the_services_words_and_place(client: Classmith) -> None:
     with pytest.raises(RequestFailed, match="A task of 1 class cannot be made") as caught:
         client.create({"only": QUERIES[0]})
@@ -109,6 +130,48 @@ def test_refusals_carry_the_services_words_and_place(client: Classmith) -> None:
     with pytest.raises(RequestFailed) as caught:
         task.predict([QUERIES[0], b"no image"])
     assert (caught.value.problem.status, caught.value.problem.errors[0].where) == (415, "images[1]")
+
+
+def test_of_many_images_the_one_at_fault_is_named_by_its_own_number(service: Live, client: Classmith) -> None:
+    many = [*QUERIES * 40, b"no image"]
+    task = client.create(centroids.characters())
+    with pytest.raises(RequestFailed, match=r"not a JPEG.*\(images\[120\]\)") as caught:
+        task.predict(many)
+    assert caught.value.problem.errors[0].where == "images[120]"
+
+    async def ask() -> None:
+        async with AsyncClassmith(service.url) as there:
+            await (await there.task(task.id)).predict(many)
+
+    with pytest.raises(RequestFailed, match=r"\(images\[120\]\)"):
+        asyncio.run(ask())
+
+
+GIVEN = ("cafe\u0301", "  two  words ", "plain")
+KEPT = ("caf\u00e9", "two words", "plain")
+
+
+def test_names_come_back_as_they_were_given(client: Classmith) -> None:
+    task = client.create(dict(zip(GIVEN, centroids.characters().values(), strict=True)))
+    assert (task.class_names, task.info.class_names) == (GIVEN, KEPT)
+    for shown in (task, task.wait(), task.refresh()):
+        found = shown.predict(QUERIES)
+        assert tuple(answer.label for answer in found) == GIVEN
+        assert all(set(answer.probabilities) == set(GIVEN) for answer in found)
+    assert task.explain(QUERIES[0])["label"] == GIVEN[0]
+    again = client.task(task.id)
+    assert again == task
+    assert (again.class_names, again.predict(QUERIES[0])[0].label) == (KEPT, KEPT[0])
+
+
+def test_names_come_back_as_they_were_given_to_the_asynchronous_client(service: Live) -> None:
+    async def ask() -> tuple[object, ...]:
+        async with AsyncClassmith(service.url) as there:
+            task = await there.create(dict(zip(GIVEN, centroids.characters().values(), strict=True)))
+            (found,) = await (await (await task.refresh()).wait()).predict(QUERIES[1])
+            return task.class_names, found.label, (await task.explain(QUERIES[2]))["label"]
+
+    assert asyncio.run(ask()) == (GIVEN, *GIVEN[1:])
 
 
 def test_progress_comes_from_the_event_stream(client: Classmith) -> None:

@@ -67,6 +67,41 @@ def test_a_pillow_image_of_any_mode_is_sent(mode: str) -> None:
     assert pixels(encoded(image)).shape[:2] == (image.height, image.width)
 
 
+DEEP = np.arange(0, 65536, 65536 // 12, dtype=np.uint16)[:12].reshape(3, 4)
+
+
+def sixteen_bits(mode: str) -> Image.Image:
+    """As Pillow opens a PNG or TIFF of 16 bits; "I": a PNG in some of its versions."""
+    if mode == "I":
+        image = Image.fromarray(DEEP.astype(np.int32))
+        image.format = "PNG"
+        return image
+    return Image.frombytes(mode, (4, 3), DEEP.astype(">u2" if mode == "I;16B" else "<u2").tobytes())
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I"])
+def test_of_16_bits_the_upper_8_are_sent(mode: str) -> None:
+    (image,) = expanded(sixteen_bits(mode))
+    np.testing.assert_array_equal(pixels(encoded(image)), DEEP >> 8)
+
+
+def test_a_large_image_of_16_bits_is_scaled_down_as_one_of_8(tmp_path: Path) -> None:
+    deep = np.linspace(0, 65535, 1200 * 1600).reshape(1200, 1600).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "16.png")
+    sent = pixels(fit_to_send((tmp_path / "16.png").read_bytes(), 1000))
+    assert sent.shape == (768, 1024)
+    expected = Image.fromarray((deep >> 8).astype(np.uint8)).resize((1024, 768), Image.Resampling.BOX)
+    np.testing.assert_allclose(sent.astype(int), np.asarray(expected).astype(int), atol=3)
+
+
+def test_a_file_that_pillow_opened_and_cannot_read_is_refused() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (50, 50, 3), dtype=np.uint8)).save(buffer, "PNG")
+    (image,) = expanded(Image.open(io.BytesIO(buffer.getvalue()[:2000])))
+    with pytest.raises(UnusableInput, match="cannot be read"):
+        encoded(image)
+
+
 def test_a_pillow_image_is_sent_upright_like_its_file() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
@@ -85,6 +120,8 @@ def test_a_pillow_image_is_sent_upright_like_its_file() -> None:
     (np.zeros((2, 3, 4, 5), np.uint8), "shape"),
     (np.zeros(3, np.uint8), "shape"),
     (np.zeros((0, 5), np.uint8), "shape"),
+    (Image.new("I", (4, 3)), "mode 'I'"),
+    (Image.new("F", (4, 3)), "mode 'F'"),
     (3, "A int is not an image"),
     ([None], "A NoneType is not an image"),
     ({"a": 1}, "A dict is not an image"),
@@ -113,6 +150,16 @@ def test_a_folder_of_class_folders(folder: Path) -> None:
     for wrong in (folder / "nowhere", folder / "empty"):
         with pytest.raises(UnusableInput):
             folder_classes(wrong, None)
+
+
+def test_hidden_files_and_folders_are_no_images_and_no_classes(folder: Path) -> None:
+    for name in (".ipynb_checkpoints/1.png", "zebra/._1.png", "horse/.hidden/2.png", ".DS_Store"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    classes, _ = folder_classes(folder, None)
+    assert {name: len(found["images"]) for name, found in classes.items()} == {"horse": 1, "zebra": 2}  # type: ignore[call-overload,index]
+    assert [path.name for path in expanded(folder / "zebra")] == ["1.png", "2.JPG"]
+    assert expanded(folder / "zebra" / "._1.png") == [folder / "zebra" / "._1.png"]  # as it was named
 
 
 def test_a_class_is_words_or_images_or_both() -> None:

@@ -21,6 +21,7 @@ from service.client import (
     Retries,
     TooBusy,
     Unreachable,
+    UnusableInput,
 )
 from service.client.retries import Attempts, retry_after_s
 from tests.service.client.scripted import DROP, TASK, Answer, as_json, problem, serving
@@ -128,11 +129,46 @@ def test_a_delete_whose_answer_was_lost_is_done_and_one_of_nothing_is_not() -> N
             task.delete()
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "nonsense", "http://[broken", "ftp://127.0.0.1"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[broken"])
 @both
 def test_an_address_without_a_service(ask: Ask, url: str) -> None:
     with pytest.raises(Unreachable, match="No service answers at"):
         ask(url, "task", IDENT)
+
+
+@pytest.mark.parametrize("url", ["localhost:8137", "127.0.0.1:8137", "nonsense", "ftp://127.0.0.1"])
+@both
+def test_an_address_without_its_scheme_is_said_to_be_wrong(ask: Ask, url: str) -> None:
+    with pytest.raises(UnusableInput, match="does not begin with http://"):
+        ask(url, "task", IDENT)
+
+
+@pytest.mark.parametrize("ident", [None, 3, "", "..", "\ud800"])
+@both
+def test_what_is_no_id_is_wrong_input(ask: Ask, ident: object) -> None:
+    with serving() as script, pytest.raises(UnusableInput, match="id is a string"):
+        ask(script.url, "task", ident)
+
+
+def test_a_closed_client_says_so() -> None:
+    queued = {**TASK, "state": "queued"}
+    with serving(as_json(queued)) as script, Classmith(script.url) as client:
+        task = client.task(IDENT)
+    for use in (task.refresh, task.wait):
+        with pytest.raises(Unreachable, match="is closed"):
+            use()
+
+
+def test_a_closed_asynchronous_client_says_so() -> None:
+    async def ask() -> None:
+        async with AsyncClassmith(script.url) as client:
+            task = await client.task(IDENT)
+        for use in (task.refresh, task.wait):
+            with pytest.raises(Unreachable, match="is closed"):
+                await use()
+
+    with serving(as_json({**TASK, "state": "queued"})) as script:
+        asyncio.run(ask())
 
 
 def test_waits_double_with_jitter_and_are_counted_together() -> None:
@@ -174,7 +210,7 @@ def test_what_travels() -> None:
 
 def test_tasks_are_fetched_page_by_page() -> None:
     older = {**TASK, "id": "1" * 32}
-    first, second = {"tasks": [TASK], "next": "/tasks?after=..."}, {"tasks": [older], "next": None}
+    first, second = {"tasks": [TASK], "next": "/below/tasks?limit=7&after=01ab"}, {"tasks": [older], "next": None}
     with serving(as_json(first), as_json(second)) as script, Classmith(script.url) as client:
         assert [task.id for task in client.tasks()] == [IDENT, "1" * 32]
-    assert script.asked[1].path == f"/tasks?limit=100&after={IDENT}"
+    assert script.asked[1].path == "/tasks?limit=100&after=01ab"

@@ -191,6 +191,19 @@ def test_what_cannot_be_fitted_is_a_value_error_in_words(
         classifier.fit(X, y)
 
 
+@pytest.mark.parametrize("broken", [FILES[0][:200], b"no image", Image.new("F", (4, 3))], ids=["cut", "none", "deep"])
+def test_of_many_samples_the_broken_one_is_named(classifier: ClassmithClassifier, broken: object) -> None:
+    fitted = classifier.fit(FILES, LABELS)
+    with pytest.raises(ValueError, match="Sample 300: "):
+        fitted.predict([*OTHERS * 75, broken])
+
+
+def test_names_that_the_service_keeps_otherwise(service: Live) -> None:
+    labels = np.repeat(["cafe\u0301", "b  c", "d ", "e"], N_HANDS)
+    fitted = ClassmithClassifier("centroids", url=service.url).fit(FILES, labels)
+    np.testing.assert_array_equal(fitted.predict(OTHERS), labels[::N_HANDS])
+
+
 def test_wrong_parameters_and_an_unfitted_one(classifier: ClassmithClassifier) -> None:
     with pytest.raises(NotFittedError):
         classifier.predict(OTHERS)

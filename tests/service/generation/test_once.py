@@ -215,12 +215,24 @@ class TestLocalGeneration:
         self, tasks: TaskStore, bundles: BundleStore, meta_model: MetaModel, zoo: Path
     ) -> None:
         record = _create(tasks, meta_model)
-        LocalGeneration(tasks, bundles, {meta_model.name: meta_model}).run("ann", record.id)
         changed = prototypes.meta_model(zoo, n_loops=1)
         ended = LocalGeneration(tasks, bundles, {changed.name: changed}).run("ann", record.id)
         assert ended.state == "failed"
         assert ended.error is not None
         assert "has changed" in ended.error
+
+    def test_a_task_made_with_another_version_is_left_to_those_who_have_it(
+        self, tasks: TaskStore, bundles: BundleStore, meta_model: MetaModel, zoo: Path
+    ) -> None:
+        record = _create(tasks, meta_model)
+        ready = LocalGeneration(tasks, bundles, {meta_model.name: meta_model}).run("ann", record.id)
+        data = bundles.get(record.id)
+        changed = prototypes.meta_model(zoo, n_loops=1)
+        for others in ({changed.name: changed}, {}):
+            with pytest.raises(Unavailable, match=r"has changed|not installed"):
+                LocalGeneration(tasks, bundles, others).run("ann", record.id)
+        assert tasks.get("ann", record.id) == ready
+        assert bundles.get(record.id) == data
 
     def test_a_task_deleted_while_it_is_made_leaves_nothing(
         self, tasks: TaskStore, bundles: BundleStore, meta_model: MetaModel
@@ -347,7 +359,15 @@ def test_a_store_out_of_order_leaves_the_task_for_later(tmp_path: Path, meta_mod
             generation.run("ann", record.id)
         assert list(tasks.unfinished(limit=1)) == [("ann", record.id)]
         (tmp_path / "gone").mkdir()
-        assert generation.run("ann", record.id).state == "ready"
+        ready = generation.run("ann", record.id)
+        assert ready.state == "ready"
+        bundles.delete(record.id)
+        (tmp_path / "gone").rmdir()
+        with pytest.raises(Unavailable, match="disk"):
+            generation.run("ann", record.id)
+        left = tasks.get("ann", record.id)
+        assert left is not None
+        assert (left.generate_ms, left.bytes) == (ready.generate_ms, ready.bytes)  # it was made once: no new task
 
 
 def _create(tasks: TaskStore, meta_model: MetaModel, *, seed: int = 0) -> TaskRecord:

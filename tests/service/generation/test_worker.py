@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -32,6 +33,25 @@ from tests.service.processes import PausedGenerator, RecordingGenerator, pids, u
 ALIVE_S = 600.0
 """Longer than any stall of the machine: a worker that has not left is alive, unless a test says otherwise."""
 LEASE_S = 2.0
+
+
+class FullStore:
+    """A bundle store without room."""
+
+    n_refused = 0
+
+    def put(self, task_id: str, data: bytes) -> None:
+        self.n_refused += 1
+        raise Unavailable("There is no room; try again later.")
+
+    def get(self, task_id: str) -> bytes | None:
+        return None
+
+    def delete(self, task_id: str) -> None:
+        """Nothing is here."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 @dataclass
@@ -131,6 +151,18 @@ class TestQueue:
         site.queue.put("ann", "a1")
         until(lambda: site.queue.take("w1", wait_s=0.1) is not None)
 
+    def test_a_delivery_that_was_no_fault_of_the_job_is_not_counted(self, site: Site) -> None:
+        queue = JobQueue(site.client, alive_s=0.01, prefix=site.place.prefix)
+        assert queue.take("w1", wait_s=0.01) is None  # makes the group
+        queue.put("ann", "a")
+        job = queue.take("w1", wait_s=1)
+        for _ in range(3):
+            assert job is not None
+            assert job.n_deliveries == 1
+            queue.forgive("w1", job)
+            time.sleep(0.02)
+            job = queue.take_over("w2")
+
     def test_only_a_silent_workers_job_is_taken_over_and_deliveries_are_counted(self, site: Site) -> None:
         queue = JobQueue(site.client, alive_s=0.2, prefix=site.place.prefix)
         queue.take("w1", wait_s=0.01)
@@ -227,6 +259,8 @@ class TestQueuedGeneration:
         with pytest.raises(Busy) as raised:
             generation.run("ann", record.id)
         assert 5.0 <= raised.value.retry_after_s <= 7.5  # 100 jobs of 50 ms, jittered
+        with pytest.raises(Busy, match="100 classifiers are waiting"):
+            generation.check_room()
         assert site.state(record) == "queued"
 
     def test_closing_ends_the_wait(self, site: Site) -> None:
@@ -322,6 +356,22 @@ class TestWorker:
             assert status.result() == 0
         client.close()
         server.stop()
+
+    def test_a_job_that_cannot_be_done_now_is_done_later_however_often_it_was_tried(self, site: Site) -> None:
+        record, stop = site.create(), threading.Event()
+        site.queue.put("ann", record.id)
+        full = FullStore()
+        worker = Worker(
+            "w", JobQueue(site.client, alive_s=0.01, prefix=site.place.prefix), site.tasks,
+            LocalGeneration(site.tasks, full, {site.meta_model.name: site.meta_model}), max_deliveries=1,
+        )  # fmt: skip
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(worker.work, stop)
+            until(lambda: full.n_refused > 2)
+            stop.set()
+            future.result()
+        assert site.state(record) == "queued"
+        assert site.queue.n_jobs() == 1
 
     def test_a_deleted_tasks_job_ends(self, site: Site, thread_worker: threading.Event) -> None:
         record = site.create()

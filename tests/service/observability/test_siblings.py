@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+import socket
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.generation.jobs import JobQueue
 from service.observability.siblings import Siblings, merged
-from service.observability.telemetry import Metrics
+from service.observability.telemetry import SCRAPE_S, Metrics
+from service.stores.redis_client import connect
 
 
 def used(n: int) -> Metrics:
@@ -61,3 +64,21 @@ def test_a_process_tells_those_of_the_others_and_leaves_out_the_silent(tmp_path:
     assert {process for _, _, process in samples(both)} == {"0", "1"}
     assert samples(both)["classmith_request_total", "", "1"] == 5
     assert {process for _, _, process in samples(alone)} == {"0"}
+
+
+def test_processes_that_wait_for_a_silent_redis_are_told_of_all_the_same(tmp_path: Path) -> None:
+    async def scenario(*metrics: Metrics) -> bytes:
+        first, second = (Siblings(tmp_path, 2, i) for i in range(2))
+        async with first.answering(metrics[0]), second.answering(metrics[1]):
+            return await first.render(metrics[0])
+
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # and never answers
+        metrics = [used(3), used(5)]
+        for one in metrics:
+            client = connect(f"redis://127.0.0.1:{listening.getsockname()[1]}", timeout_s=SCRAPE_S)
+            queue = JobQueue(stack.enter_context(client))
+            one.watch_queue(queue.n_jobs, queue.n_workers)
+        found = samples(asyncio.run(scenario(*metrics)))
+    assert [found["classmith_redis_up", "", process] for process in "01"] == [0, 0]
+    assert found["classmith_request_total", "", "1"] == 5

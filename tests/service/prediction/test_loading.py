@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from models.bundle import Bundle, encode
 from models.errors import Conflict, Unavailable
 from models.metamodel import MetaModel
 from service.catalogue import Catalogue
@@ -86,6 +87,32 @@ def test_a_lost_bundle_that_another_process_is_making_again_is_waited_for(place:
         place.bundles.put(record.id, data)
         place.tasks.release("ann", record.id, owner="another process", state="ready", generate_ms=1.0, bytes=1)
         assert asked.result(60).header == before.header
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_another_version_of_the_meta_model_answers_nothing_and_spoils_nothing(
+    place: Place, tmp_path: Path, is_lost: bool
+) -> None:
+    record = place.ready()
+    before = place.bundles.get(record.id)
+    if is_lost:
+        place.bundles.delete(record.id)
+    changed = {place.meta_model.name: prototypes.meta_model(tmp_path / "changed", n_loops=1)}
+    generation = LocalGeneration(place.tasks, place.bundles, changed)
+    other = Loader(place.tasks, place.bundles, generation, Catalogue(changed))
+    for load in (lambda: other.session("ann", record.id), lambda: other.bundle(record)):
+        with pytest.raises(Unavailable, match="create the task again"):
+            load()
+    assert place.tasks.get("ann", record.id) == record
+    assert place.bundles.get(record.id) == (None if is_lost else before)
+    assert place.loader.bundle(record).header.meta_model_digest == place.meta_model.digest
+
+
+def test_a_whole_bundle_with_other_tensors_is_made_again(place: Place) -> None:
+    record = place.ready()
+    whole = place.loader.bundle(record)
+    place.bundles.put(record.id, encode(Bundle(whole.header, {"logits.bias": whole.tensors["logits.bias"]})))
+    assert place.loader.bundle(record).tensors.keys() == whole.tensors.keys()
 
 
 def test_a_bundle_gone_as_soon_as_it_is_made_is_made_again_and_then_told(place: Place) -> None:

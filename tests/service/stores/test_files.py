@@ -23,6 +23,20 @@ def test_the_oldest_used_go_first_and_the_newest_stays(tmp_path: Path) -> None:
     assert store.get("huge") == bytes(2000)
 
 
+def test_a_file_that_cannot_be_evicted_is_an_outage_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileBundleStore(tmp_path, max_bytes=1000)
+    store.put("a", bytes(900))
+
+    def refuse(path: Path, *, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(Unavailable, match="disk"):
+        store.put("b", bytes(900))
+
+
 def test_bundles_of_other_processes_count(tmp_path: Path) -> None:
     ours, theirs = FileBundleStore(tmp_path, max_bytes=1000), FileBundleStore(tmp_path, max_bytes=1000)
     for i in range(20):

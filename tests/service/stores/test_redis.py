@@ -11,6 +11,7 @@ from redis import Redis
 from redis.crc import key_slot
 
 from models.errors import TooLarge, Unavailable
+from service.ports import Position
 from service.stores.redis import RedisTaskStore
 from service.stores.redis_bundles import RedisBundleStore
 from service.stores.redis_client import Keys, connect, durability_problems
@@ -112,6 +113,7 @@ def test_a_list_skips_and_mends_entries_without_a_record(redis_client: Redis, re
     redis_client.delete(Keys(redis_prefix).record("t2"))  # a delete that crashed half way
     assert [r.id for r in tasks.list("ann", limit=2)] == ["t3", "t1"]
     assert redis_client.zcard(Keys(redis_prefix).index("ann")) == 3
+    assert [r.id for r in tasks.list("ann", limit=2, after=Position(2.0, "t2"))] == ["t1", "t0"]
     assert list(tasks.unfinished(limit=10)) == [("ann", "t0"), ("ann", "t1"), ("ann", "t3")]
     assert redis_client.zcard(Keys(redis_prefix).unfinished) == 3
 

@@ -137,6 +137,7 @@ def _target(config: HyperTransformerConfig, n_classes: int) -> Conv4:
         pixel_mean=config.pixel_mean,
         pixel_std=config.pixel_std,
         negative_slope=config.negative_slope,
+        pooling=config.pooling,
     )
 
 

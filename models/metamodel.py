@@ -211,12 +211,17 @@ def load_all(folder: Path) -> dict[str, MetaModel]:
     return {model.name: model for model in found}
 
 
-def write(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> MetaModel:
-    """Write a folder so that it appears whole or not at all; ``manifest.files`` is filled in here."""
+def write(
+    folder: Path, manifest: Manifest, files: dict[str, bytes], *, beside: Mapping[str, bytes] | None = None
+) -> MetaModel:
+    """Write a folder so that it appears whole or not at all; ``manifest.files`` is filled in here.
+
+    ``beside``: files about it, which do not change the digest. Whatever else the folder held is gone.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        for name, data in files.items():
+        for name, data in [*files.items(), *(beside or {}).items()]:
             (staging / name).write_bytes(data)
         whole = manifest.model_copy(update={"files": {name: _sha256(data) for name, data in sorted(files.items())}})
         (staging / "manifest.json").write_text(json.dumps(whole.model_dump(mode="json"), indent=1) + "\n")

@@ -6,6 +6,7 @@ from typing import Any
 
 from models import quantised
 from models.metamodel import Manifest
+from models.nn.conv4 import pooled_size
 
 FITTED = (
     "Temperature and threshold were fitted on the validation classes, which are also these where no others are given: "
@@ -93,7 +94,9 @@ def column_name(column: dict[str, Any]) -> str:
     shape = column["shape"]
     if "given" in column:
         images = f"{shape['n_shot']} image{'s' if shape['n_shot'] > 1 else ''}"
-        return f"{shape['n_way']}-way, " + (f"words and {images} a class" if shape["n_shot"] else "words alone")
+        given = f"words and {images} a class" if shape["n_shot"] else "words alone"
+        alike = ", classes from one group" * (column["classes_from"] == "one group")
+        return f"{shape['n_way']}-way, {given}{alike}"
     unlabeled = f" + {shape['n_unlabeled']} unlabelled" if shape["n_unlabeled"] else ""
     return f"{shape['n_way']}-way {shape['n_shot']}-shot{unlabeled}, classes from {column['classes_from']}"
 
@@ -122,12 +125,25 @@ def _facts(manifest: Manifest, evaluation: dict[str, Any]) -> str:
             f"(digest {training['train_data_digest']})",
         ),
         ("never seen in training", ", ".join(training["validation_groups"])),
+        *_pooling(training["config"].get("model", {}), manifest),
         ("steps", f"{training['steps']} of {_step(training['config'])}, seed {training['config']['seed']}"),
         ("parameters of the generator", f"{training['n_parameters']:,}"),
         ("largest relative error, ONNX Runtime against PyTorch", f"{max(evaluation['parity'].values()):.1e}"),
         ("temperature, abstain below", f"{temperature(manifest)}, {manifest.abstain_below}"),
     ]
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _pooling(model: dict[str, Any], manifest: Manifest) -> list[tuple[str, str]]:
+    """Where the written network ends in more features than the papers' of the same width."""
+    if model.get("pooling") != "ceil":
+        return []
+    size, n_layers = manifest.preprocess.size, model["n_conv_layers"]
+    sides = [[pooled_size(size, n, rounding) for n in range(n_layers + 1)] for rounding in ("ceil", "floor")]
+    ours, theirs = (
+        f"{' > '.join(map(str, found))} px, {model['channels'] * found[-1] ** 2} features" for found in sides
+    )
+    return [("pooling", f"keeps the border: {ours}; the paper's Conv-4 drops it: {theirs}")]
 
 
 def temperature(manifest: Manifest) -> str:

@@ -128,18 +128,31 @@ def evaluate_images(
 ) -> dict[str, Any]:
     """One column on any class-by-folder images, and their ``descriptions.json`` where words are read.
 
-    Raises DataError where the meta-model reads no words and is to get no image, or the other way round; and where there
-    is nothing to fine-tune.
+    Raises DataError where the meta-model reads no words and is to get no image, or the other way round; where it takes
+    no unlabelled images and is to get some; where the classes have no groups; and where there is nothing to fine-tune.
     """
     _refuse_fine_tuning(meta_model, n_fine_tuned, shape.n_shot)
     if not shape.n_shot and not meta_model.manifest.accepts_descriptions:
         raise DataError(f"{meta_model.name} reads images alone; give it --shots 1 or more.")
     if shape.n_shot and not meta_model.manifest.accepts_images:
         raise DataError(f"{meta_model.name} reads words alone; evaluate it with --shots 0.")
+    if shape.n_unlabeled and not meta_model.manifest.accepts_unlabeled:
+        raise DataError(f"{meta_model.name} takes no unlabelled images; leave out --unlabeled.")
     images = read_images(source, meta_model.manifest.preprocess)
+    if within_group and len(set(images.groups)) == images.n_classes:
+        raise DataError(f"The classes of {source} are not in groups (folders above theirs); leave out --within-group.")
     if meta_model.manifest.accepts_descriptions:
         texts = descriptions.read_descriptions(descriptions.beside(source))
-        return _described(meta_model, images, texts, shape, n_episodes=n_episodes, seed=seed, n_fine_tuned=n_fine_tuned)
+        return _described(
+            meta_model,
+            images,
+            texts,
+            shape,
+            n_episodes=n_episodes,
+            seed=seed,
+            n_fine_tuned=n_fine_tuned,
+            within_group=within_group,
+        )
     return evaluate(meta_model, images, shape, n_episodes=n_episodes, seed=seed, within_group=within_group)
 
 
@@ -191,12 +204,15 @@ def _described(
     n_episodes: int,
     seed: int,
     n_fine_tuned: int,
+    within_group: bool = False,
 ) -> dict[str, Any]:
     """One column of classes that are described; where it has images, fine-tuning on the first episodes beside it."""
-    column = described_tasks.evaluate(meta_model, images, texts, shape, n_episodes=n_episodes, seed=seed)
+    column = described_tasks.evaluate(
+        meta_model, images, texts, shape, n_episodes=n_episodes, seed=seed, within_group=within_group
+    )
     if not n_fine_tuned or not shape.n_shot:
         return column
-    subject = described_tasks.Subject(meta_model, images, texts)
+    subject = described_tasks.Subject(meta_model, images, texts, within_group=within_group)
     compared = fine_tuning.compare(subject, shape, n_episodes=min(n_fine_tuned, n_episodes), seed=seed)
     accuracy = {**column["accuracy"], "fine_tuned": compared["accuracy"]["fine_tuned"]}
     return {**column, "accuracy": accuracy, "fine_tuning": compared}

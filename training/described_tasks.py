@@ -69,8 +69,15 @@ NOTHING = np.zeros(0, np.int64)
 class Subject:
     """One exported meta-model, and the images and texts of classes it has not seen."""
 
-    def __init__(self, meta_model: MetaModel, images: ImageSet, texts: Mapping[str, ClassTexts]) -> None:
-        self.meta_model, self.images = meta_model, images
+    def __init__(
+        self,
+        meta_model: MetaModel,
+        images: ImageSet,
+        texts: Mapping[str, ClassTexts],
+        *,
+        within_group: bool = False,
+    ) -> None:
+        self.meta_model, self.images, self.within_group = meta_model, images, within_group
         self.texts = in_order(images.class_names, texts)
         self._generator = OnnxGenerator()
         self._skeletons: dict[int, bytes] = {}
@@ -81,10 +88,14 @@ class Subject:
         """Whether more than the classification layer differs between tasks."""
         return self.meta_model.manifest.adapts_layers
 
+    def sample(self, shape: EpisodeShape, rng: np.random.Generator) -> Episode:
+        """An episode, of one group's classes where it was asked for."""
+        return sample(self.images, shape, rng, within_group=self.within_group)
+
     def draw(self, shape: EpisodeShape, seed: int, number: int) -> tuple[Episode, list[ClassSpec], np.random.Generator]:
         """Task ``number`` of a column, its classes as a user would send them, and what draws further: whoever asks."""
         rng = np.random.default_rng([seed, number])
-        episode = sample(self.images, shape, rng)
+        episode = self.sample(shape, rng)
         return episode, _specs(self, episode, Words(), rng), rng
 
     def write(self, classes: Sequence[ClassSpec], *, codes: Tensors | None = None) -> Tensors:
@@ -157,12 +168,14 @@ def evaluate(
     *,
     n_episodes: int = 1000,
     seed: int = 0,
+    within_group: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Figures of one column (classes, images of each; words always given), and all that is needed to repeat it."""
-    rng, subject = np.random.default_rng(seed), Subject(meta_model, images, texts)
+    subject = Subject(meta_model, images, texts, within_group=within_group)
+    rng = np.random.default_rng(seed)
     if subject.adapts_layers:
-        subject.learn_agnostic([_specs(subject, sample(images, shape, rng), Words(), rng) for _ in range(N_AGNOSTIC)])
+        subject.learn_agnostic([_specs(subject, subject.sample(shape, rng), Words(), rng) for _ in range(N_AGNOSTIC)])
     scores: dict[str, list[float]] = {}
     answered = []
     for number in tqdm(range(n_episodes), disable=not progress, desc=meta_model.name, mininterval=5.0):
@@ -176,7 +189,7 @@ def evaluate(
         "meta_model": meta_model.name,
         "meta_model_digest": meta_model.digest,
         "given": "words and images" if shape.n_shot else "words",
-        **column(images, shape, {"accuracy": accuracy}, n_episodes=n_episodes, seed=seed),
+        **column(images, shape, {"accuracy": accuracy}, n_episodes=n_episodes, seed=seed, within_group=within_group),
         **calibration.report(answered, meta_model.manifest),
     }
 

@@ -13,7 +13,7 @@ from models.errors import InvalidMetaModel
 from models.metamodel import NAME_PATTERN, Manifest, MetaModel
 from models.methods.hypertransformer import HyperTransformer
 from training import checkpoint, described_tasks, pretrained
-from training.checkpoint import write_text
+from training.columns import COMPARISON
 from training.data import DATASETS, descriptions
 from training.data.dataset import Dataset
 from training.data.folders import DataError, ImageSet
@@ -38,8 +38,10 @@ class Draft:
 def export(run: Path, folder: Path, *, images: Path | None = None, summary: str = "") -> MetaModel:
     """Write the meta-model of ``run/checkpoint.safetensors`` to ``folder``, whole or not at all.
 
-    ``images``: the user's own class folders the run was trained on, where it was. Raises CheckpointError, DataError
-    (also where the run was trained on other images), or InvalidMetaModel where the graphs differ from PyTorch.
+    ``images``: the user's own class folders the run was trained on, where it was. Of a folder that is there, the
+    comparison.json stays where this run is among those compared; all else is of the former weights. Raises
+    CheckpointError, DataError (also where the run was trained on other images), or InvalidMetaModel where the graphs
+    differ from PyTorch.
     """
     _check_name(folder.name)
     path = run / "checkpoint.safetensors"
@@ -50,6 +52,7 @@ def export(run: Path, folder: Path, *, images: Path | None = None, summary: str 
     size = header["config"]["model"]["base"]["size"] if is_n3 else None
     train, validation = dataset.split(images, size=size, train_size=header["config"].get("train_size"))
     _check_data(header, train)
+    compared = _comparison_of(folder, header)
     draft = (_draft_n3 if is_n3 else _draft_hypertransformer)(path, folder.name, dataset, summary)
     trial = metamodel.write(folder.with_name(f".{folder.name}.draft"), draft.manifest, draft.files)
     try:
@@ -61,11 +64,11 @@ def export(run: Path, folder: Path, *, images: Path | None = None, summary: str 
             calibrated = calibrate(trial, validation, _calibration_shapes(header["config"], validation))
     finally:
         metamodel.remove(trial)
-    exported = metamodel.write(folder, draft.manifest.model_copy(update=calibrated._asdict()), draft.files)
     training = {"own_images": images is not None, **_training_facts(header, draft, train, validation)}
     facts = {"training": training, "parity": draft.parity, "columns": []}
-    write_text(folder / "evaluation.json", json.dumps(facts, indent=1) + "\n")
-    return exported
+    beside = {"evaluation.json": (json.dumps(facts, indent=1) + "\n").encode(), **compared}
+    manifest = draft.manifest.model_copy(update=calibrated._asdict())
+    return metamodel.write(folder, manifest, draft.files, beside=beside)
 
 
 def _check_name(name: str) -> None:
@@ -93,6 +96,23 @@ def _check_data(header: dict[str, Any], train: ImageSet) -> None:
     if header.get("train_data_digest", train.digest) != train.digest:
         remedy = "give the images it was trained on with --images (without, if they were the config's own)"
         raise DataError(f"This run was trained on other images; {remedy}.")
+
+
+def _comparison_of(folder: Path, header: dict[str, Any]) -> dict[str, bytes]:
+    """The folder's comparison.json by its name, where this run is in it as far as it says; DataError if unreadable."""
+    path = folder / COMPARISON
+    if not path.is_file():
+        return {}
+    written = path.read_bytes()
+    known = {**header["config"], "steps": header["step"], "train_data_digest": header.get("train_data_digest")}
+    try:
+        runs = [
+            {**run["config"], "steps": run["steps"], "train_data_digest": run["train_data_digest"]}
+            for run in json.loads(written)["runs"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} holds no comparison ({error!r}); write it again, or delete it.") from error
+    return {COMPARISON: written} if any(known | run == known for run in runs) else {}
 
 
 def _draft_hypertransformer(path: Path, name: str, dataset: Dataset, summary: str) -> Draft:
@@ -153,8 +173,9 @@ def _summary(model: HyperTransformer, dataset: Dataset) -> str:
         else f"the last {config.n_generated_layers} layers"
     )
     written = "the logits layer" if config.n_generated_layers == 1 else written
+    features = f" and {config.feature_dim} features" if config.pooling == "ceil" else ""
     return (
-        f"Conv-{config.n_conv_layers} with {config.channels} channels for {dataset.domain}; "
+        f"Conv-{config.n_conv_layers} with {config.channels} channels{features} for {dataset.domain}; "
         f"{written} written for the task."
     )
 

@@ -21,7 +21,9 @@ PROTOCOL = (
     "characters of all alphabets are mixed, so that training and test share alphabets; HyperTransformer normalises "
     "with the statistics of the whole query batch (transductive), and a query may equal a support image (5 % of "
     "queries at 1 shot, 25 % at 5 shots; worth about 0.7 points at 8 channels and 1 shot). MAML++ is shown as in "
-    "the same table; its figure at 64 channels is from its own paper, an ensemble of five checkpoints."
+    "the same table; its figure at 64 channels is from its own paper, an ensemble of five checkpoints. "
+    "Published networks end in as many features as channels; ours in four times as many where their card says that "
+    "pooling keeps the border."
 )
 PUBLISHED: dict[tuple[str, int, int], tuple[Published, ...]] = {
     ("omniglot", 20, 1): (

@@ -15,11 +15,12 @@ from tqdm import tqdm
 
 from models.errors import ClassmithError
 from training import ablations, card, plots
+from training.accuracy_plots import Scores, accuracy_by_channels, accuracy_by_shots, in_order, label_of
 from training.checkpoint import CheckpointError, read_header, write_text
 from training.data.folders import DataError
 from training.method_plots import METHOD_PLOTS, RUN_PLOTS
 from training.page import Note, Part, Plot, Section, Table, render
-from training.plots import Curve, Scores
+from training.plots import Curve
 from training.published import PROTOCOL, PUBLISHED, Published
 from training.subjects import Column, Options, Run, Subject, read_subjects
 
@@ -126,7 +127,7 @@ def _by_channels(title: str, group: Sequence[tuple[Subject, Column]]) -> Plot:
         "pixels, one network for all tasks, and wrong "
         f"labels.{' Grey lines: published, by another protocol (see below).' if published else ''}"
     )
-    figure = plots.accuracy_by_channels(scores, published)
+    figure = accuracy_by_channels(scores, published)
     return Plot(title, plots.to_svg(figure), f"Accuracy of the written networks: {values}.", caption)
 
 
@@ -153,8 +154,8 @@ def _facts(subject: Subject) -> str:
 
 
 def _controls(subject: Subject) -> Table:
-    names = plots.in_order(name for column in subject.columns for name in column.facts["accuracy"])
-    rows = [[plots.label_of(name), *(column.accuracy(name) for column in subject.columns)] for name in names]
+    names = in_order(name for column in subject.columns for name in column.facts["accuracy"])
+    rows = [[label_of(name), *(column.accuracy(name) for column in subject.columns)] for name in names]
     chance = ["chance", *(str(column.facts["chance"]) for column in subject.columns)]
     head = ["accuracy, %", *(column.name for column in subject.columns)]
     return Table(_protocol(subject.columns), head, [*rows, chance])
@@ -202,7 +203,7 @@ def _shots(subject: Subject, columns: Sequence[Column]) -> Plot:
     note = (
         f" Grey lines: published at {subject.channels} channels, by another protocol (see above)." if published else ""
     )
-    figure = plots.accuracy_by_shots(scores, list(published.items()))
+    figure = accuracy_by_shots(scores, list(published.items()))
     title = f"Accuracy against shots, {columns[0].shape['n_way']}-way"
     return Plot(title, plots.to_svg(figure), f"Accuracy of the written networks: {values}.", _protocol(columns) + note)
 

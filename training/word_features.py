@@ -6,6 +6,7 @@ Shapes: N images, G features of the base, M channels of an h x w feature map, K 
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,9 +80,9 @@ def _compute(base: Base, images: ImageSet, maps: str, runtime: Runtime) -> dict[
 
 
 def _save(path: Path, arrays: dict[str, NDArray[np.floating]]) -> None:
-    """Whole or not at all."""
+    """Whole or not at all, also where several processes make the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_suffix(".partial.npz")
-    with staging.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    staging.replace(path)
+    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as staging:
+        written = Path(staging, path.name)
+        np.savez(written, **arrays)  # type: ignore[arg-type]
+        written.replace(path)

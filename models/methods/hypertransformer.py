@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.nn.conv4 import Pooling, pooled_size
 from models.nn.transformer import Block
 
 EPS = 1e-5
@@ -56,6 +57,8 @@ class HyperTransformerConfig:
     activation_embedding_dim: int = 32
     normalisation: Literal["support", "base", "query"] = "support"
     negative_slope: float = 0.0
+    pooling: Pooling = "floor"
+    """The paper's "floor" drops the last row and column of an odd width; "ceil" pools them too: 28 px end 2 wide."""
     pixel_mean: float = 0.9
     pixel_std: float = -0.28
     """Images enter as ``(p / 255 - mean) / std``; a negative std makes dark ink positive."""
@@ -65,13 +68,13 @@ class HyperTransformerConfig:
             raise ValueError(f"n_generated_layers must be 1..{self.n_conv_layers + 1}, got {self.n_generated_layers}")
         if self.token_dim % self.n_heads:
             raise ValueError(f"token_dim {self.token_dim} is not a multiple of n_heads {self.n_heads}")
-        if self.image_size >> self.n_conv_layers < 1:
+        if not pooled_size(self.image_size, self.n_conv_layers, self.pooling):
             raise ValueError(f"{self.n_conv_layers} poolings leave nothing of a {self.image_size} px image")
 
     @property
     def feature_dim(self) -> int:
         """F: the length of the last convolution's pooled, flattened output."""
-        return self.channels * (self.image_size >> self.n_conv_layers) ** 2
+        return self.channels * pooled_size(self.image_size, self.n_conv_layers, self.pooling) ** 2
 
     @property
     def writes_convs(self) -> bool:
@@ -342,7 +345,8 @@ class HyperTransformer(nn.Module):
 
     def _activate(self, normalised: Tensor) -> Tensor:
         """Pooling first: it commutes with a monotone nonlinearity and leaves a quarter of the work."""
-        return F.leaky_relu(F.max_pool2d(normalised, 2), self.config.negative_slope)
+        pooled = F.max_pool2d(normalised, 2, ceil_mode=self.config.pooling == "ceil")
+        return F.leaky_relu(pooled, self.config.negative_slope)
 
     def _affine(self, layer: int, raw: Tensor, n_networks: int) -> tuple[Tensor, Tensor]:
         """The scale and shift ``(networks * C,)`` that normalise a layer's raw output."""

@@ -7,10 +7,20 @@ Source: Vinyals et al., *Matching Networks for One Shot Learning*, 2016, section
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Pooling = Literal["floor", "ceil"]
+
+
+def pooled_size(size: int, n_poolings: int, pooling: Pooling) -> int:
+    """How wide an image of ``size`` pixels is after each of the poolings halved it, rounded as ``pooling`` says."""
+    for _ in range(n_poolings):
+        size = (size + (pooling == "ceil")) // 2
+    return size
 
 
 class Conv4(nn.Module):
@@ -28,20 +38,22 @@ class Conv4(nn.Module):
         pixel_mean: float,
         pixel_std: float,
         negative_slope: float = 0.0,
+        pooling: Pooling = "floor",
     ) -> None:
         super().__init__()
         size, in_channels = image
         self.pixel_mean, self.pixel_std, self.negative_slope = pixel_mean, pixel_std, negative_slope
-        self.n_convs = len(widths)
+        self.n_convs, self.keeps_border = len(widths), pooling == "ceil"
         for n, (i, o) in enumerate(zip([in_channels, *widths], widths, strict=False), start=1):
             self.add_module(f"conv{n}", nn.Conv2d(i, o, 3, padding=1))
-        self.logits = nn.Linear(widths[-1] * (size >> len(widths)) ** 2, n_classes)
+        self.logits = nn.Linear(widths[-1] * pooled_size(size, len(widths), pooling) ** 2, n_classes)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels ``(N, H, W, C)`` uint8 -> logits ``(N, K)`` and features ``(N, F)``."""
         x = normalise(pixels, self.pixel_mean, self.pixel_std)
         for n in range(1, self.n_convs + 1):
-            x = F.leaky_relu(F.max_pool2d(self.get_submodule(f"conv{n}")(x), 2), self.negative_slope)
+            pooled = F.max_pool2d(self.get_submodule(f"conv{n}")(x), 2, ceil_mode=self.keeps_border)
+            x = F.leaky_relu(pooled, self.negative_slope)
         features = x.flatten(1)
         return self.logits(features), features
 

@@ -43,10 +43,17 @@ EVALUATION: dict[str, Any] = {
     "notes": ["What was tried."],
 }
 MANIFEST = small_models.manifest()
-BOTH = {**COLUMN, "given": "words and images", "shape": {**COLUMN["shape"], "n_way": 5}, "n_episodes": 51}  # type: ignore[dict-item]
+BOTH = {
+    **COLUMN,
+    "given": "words and images",
+    "classes_from": "anywhere",
+    "shape": {**COLUMN["shape"], "n_way": 5},
+    "n_episodes": 51,
+}  # type: ignore[dict-item]
 WORDS: dict[str, Any] = {
     **COLUMN,
     "given": "words",
+    "classes_from": "anywhere",
     "shape": {**BOTH["shape"], "n_way": 40, "n_shot": 0},  # type: ignore[dict-item]
     "accuracy": {name: {"mean": 10.0 + i, "ci95": 0.5} for i, name in enumerate(card.DESCRIBED_CONTROLS)},
 }
@@ -141,6 +148,11 @@ def test_a_card_of_described_classes_shows_every_control_and_what_was_read() -> 
     assert [part for part in expected if part not in text] == []
     assert "†" not in card.render(MANIFEST, EVALUATION)
     assert "what the base has met" not in card.render(MANIFEST, EVALUATION)
+
+
+def test_a_column_of_one_groups_classes_is_told_from_that_of_any() -> None:
+    assert card.column_name({**WORDS, "classes_from": "one group"}) == "40-way, words alone, classes from one group"
+    assert card.column_name(WORDS) == "40-way, words alone"
 
 
 @pytest.mark.parametrize(

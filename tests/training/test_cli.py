@@ -90,7 +90,9 @@ def test_export_makes_a_whole_folder_that_tells_where_it_comes_from(meta_model: 
     assert (manifest.name, manifest.summary, manifest.domain) == ("tiny-drawings", "Made in a test.", "drawings")
     assert manifest.temperature != 1.0
     assert manifest.unlabeled_sharpness == CONFIG.unlabeled_sharpness
-    assert meta_model.base.keys() == {f"conv{n}.{kind}" for n in (1, 2) for kind in ("weight", "bias")}
+    assert meta_model.base.keys() == {
+        f"conv{n}.{kind}" for n in range(1, small.MODEL.n_conv_layers + 1) for kind in ("weight", "bias")
+    }
     facts = json.loads((meta_model.folder / "evaluation.json").read_text())
     assert facts["training"]["own_images"] is True
     assert facts["training"]["train_classes"] == 11
@@ -141,8 +143,11 @@ def test_evaluate_writes_the_card_of_a_known_data_set(
     facts["training"]["own_images"] = False
     (copy / "evaluation.json").write_text(json.dumps(facts))
     monkeypatch.setattr("training.columns.STANDARD", {"omniglot": ((small.CONFIG.validation, False),)})
-    assert main(["evaluate", str(copy), "--episodes", "2"]) == 0
-    (column,) = json.loads((copy / "evaluation.json").read_text())["columns"]
+    out = tmp_path / "figures" / "standard.json"
+    assert main(["evaluate", str(copy), "--episodes", "2", "--out", str(out)]) == 0
+    found = json.loads((copy / "evaluation.json").read_text())
+    assert json.loads(out.read_text()) == found
+    (column,) = found["columns"]
     assert f"{column['accuracy']['generated']['mean']:.1f} ±" in (copy / "CARD.md").read_text()
     assert metamodel.load(copy).digest == meta_model.digest
 
@@ -212,6 +217,28 @@ def test_evaluate_needs_a_whole_meta_model_and_its_own_images(
 
 
 @pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--ways", "5"], "--ways: of a column of your own classes; give these with --images"),
+        (["--unlabeled", "2", "--within-group"], "--unlabeled, --within-group: of a column of your own classes"),
+        (["--every-image", "--episodes", "9"], "--episodes: of no use with --every-image"),
+        (["--every-image", "--images", "x", "--shots", "0"], "--shots: of no use with --every-image"),
+    ],
+)
+def test_evaluate_refuses_options_that_it_would_not_use(
+    options: list[str], said: str, meta_model: metamodel.MetaModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refusal(capsys, "evaluate", str(meta_model.folder), *options)
+
+
+def test_classes_without_groups_are_not_said_to_be_of_one(
+    meta_model: metamodel.MetaModel, folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("evaluate", str(meta_model.folder), "--images", str(folders / small.ALPHABETS[0]), "--ways", "2")
+    assert "not in groups (folders above theirs)" in refusal(capsys, *command, "--within-group")
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         [],
@@ -220,6 +247,7 @@ def test_evaluate_needs_a_whole_meta_model_and_its_own_images(
         ["fit", "hypertransformer", "--config", "omniglot-8", "--steps", "0"],
         ["evaluate", "folder", "--shots", "-1"],
         ["evaluate", "folder", "--ways", "many"],
+        ["evaluate", "folder", "--unlabeled", "-1"],
         ["evaluate", "folder", "--episodes", "1"],
         ["evaluate", "folder", "--fine-tuning", "1"],
         ["evaluate", "folder", "--fine-tuning", "-2"],

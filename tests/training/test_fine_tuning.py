@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from models import metamodel
 from models.metamodel import MetaModel
 from models.nn.bases import Base
 from tests.models.small_n3 import BASE
-from training import cli, columns, described_tasks, fine_tuning
+from tests.training import described
+from training import cli, columns, described_tasks, episodes, fine_tuning
 from training.data import descriptions
 from training.data.folders import DataError, ImageSet, read_images
 from training.described_tasks import Subject
-from training.episodes import EpisodeShape
+from training.episodes import Episode, EpisodeShape
 from training.fine_tuning import FineTuned, Settings, fine_tune
 from training.pretrained import base_of
 
@@ -148,6 +150,36 @@ def test_the_option_adds_a_row_with_an_interval_of_its_own(
     assert (two["fine_tuning"]["n_episodes"], all_["fine_tuning"]["n_episodes"]) == (2, 3)
     for name in ("generated", "images_alone"):
         assert all_["fine_tuning"]["accuracy"][name] == without["accuracy"][name], "of all episodes, the same tasks"
+
+
+def test_classes_of_one_group_are_asked_for_in_every_task(
+    meta_model: MetaModel, cloths: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in those that fine-tuning meets."""
+    for name in described.CLASSES:
+        shutil.copytree(cloths / name, tmp_path / "cloths" / name.split()[0] / name)
+    shutil.copy(cloths / "descriptions.json", tmp_path / "cloths")
+    drawn: list[set[str]] = []
+
+    def sample(images: ImageSet, *arguments: Any, **options: Any) -> Episode:
+        episode = episodes.sample(images, *arguments, **options)
+        drawn.append({images.groups[k] for k in episode.classes})
+        return episode
+
+    monkeypatch.setattr(described_tasks, "N_AGNOSTIC", 2)
+    monkeypatch.setattr(described_tasks, "sample", sample)
+    found = columns.evaluate_images(
+        meta_model, tmp_path / "cloths", EpisodeShape(3, 1, 2), within_group=True, n_episodes=4, seed=0, n_fine_tuned=2
+    )
+    assert found["classes_from"] == "one group"
+    assert len(drawn) > 2 + 4 + 2
+    assert {len(groups) for groups in drawn} == {1}
+
+
+def test_unlabelled_images_that_nobody_takes_are_not_drawn(meta_model: MetaModel, cloths: Path) -> None:
+    shape = EpisodeShape(3, 1, 2, n_unlabeled=1)
+    with pytest.raises(DataError, match="takes no unlabelled images; leave out --unlabeled"):
+        columns.evaluate_images(meta_model, cloths, shape, within_group=False, n_episodes=2, seed=0)
 
 
 def test_without_images_or_a_base_there_is_nothing_to_fine_tune(

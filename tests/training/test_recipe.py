@@ -94,6 +94,14 @@ def test_a_run_of_another_architecture_is_not_resumed(drawings: ImageSet, tmp_pa
         run(replace(small.CONFIG, model=replace(small.MODEL, channels=8)), drawings, tmp_path)
 
 
+def test_a_run_does_not_go_on_with_other_images(drawings: ImageSet, tmp_path: Path) -> None:
+    run(small.CONFIG, drawings, tmp_path, stop_after=1)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match="another train_data_digest; start a new run folder"):
+        run(small.CONFIG, replace_pixels(drawings, 255 - drawings.pixels), tmp_path)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
 def test_a_half_written_checkpoint_stops_a_run_before_it_starts(drawings: ImageSet, tmp_path: Path) -> None:
     run(small.CONFIG, drawings, tmp_path, stop_after=1)
     path = tmp_path / "checkpoint.safetensors"

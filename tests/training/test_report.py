@@ -22,8 +22,8 @@ from models.methods.hypertransformer import HyperTransformer, HyperTransformerCo
 from models.preprocess import PreprocessSpec
 from tests.training import described, small
 from training import ablations, page, plots, probes
+from training.accuracy_plots import MIN_SPAN, Scores, accuracy_by_channels, accuracy_by_shots, label_of
 from training.cli import main
-from training.columns import evaluate_images
 from training.configs.hypertransformer import Config
 from training.data import DATASETS
 from training.data.descriptions import beside, read_descriptions
@@ -88,7 +88,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     ]
     evaluation = {**made.evaluation, "columns": columns}
     (made.zoo / "tiny" / "evaluation.json").write_text(json.dumps(evaluation))
-    further = evaluate_images(meta_model, made.images, EpisodeShape(2, 1, 2), within_group=True, n_episodes=2, seed=3)
+    further = evaluate(
+        meta_model, everything, EpisodeShape(2, 1, 2), within_group=True, n_episodes=2, seed=3, progress=False
+    )
     made.column.write_text(json.dumps(further))
     return made
 
@@ -225,7 +227,7 @@ def test_every_drawing_says_in_words_what_it_shows_and_from_what(whole: str, pla
 def test_the_numbers_are_those_of_evaluation_json(whole: str, place: Place) -> None:
     columns = [*place.evaluation["columns"], json.loads(place.column.read_text())]
     rows = {row[0]: row[1:] for row in read(whole).rows}
-    for name, label in ((name, plots.label_of(name)) for name in columns[0]["accuracy"]):
+    for name, label in ((name, label_of(name)) for name in columns[0]["accuracy"]):
         figures = [column["accuracy"][name] for column in columns]
         assert rows[label] == [f"{figure['mean']} ± {figure['ci95']}" for figure in figures]
     assert rows["tiny"] == ["4", *rows["written network"]]
@@ -367,13 +369,13 @@ def test_backquotes_mark_commands() -> None:
 
 WORSE = {"mean": 50.0, "ci95": float("nan")}
 SCORES = [
-    plots.Scores(f"omniglot-{channels}", channels, {"generated": {"mean": mean, "ci95": 0.5}, "new_control": WORSE}, 5)
+    Scores(f"omniglot-{channels}", channels, {"generated": {"mean": mean, "ci95": 0.5}, "new_control": WORSE}, 5)
     for channels, mean in ((64, 97.0), (8, 80.0))
 ]
 
 
 def test_accuracies_and_published_figures_are_drawn_where_they_are() -> None:
-    figure = plots.accuracy_by_channels(SCORES, PUBLISHED["omniglot", 20, 1])
+    figure = accuracy_by_channels(SCORES, PUBLISHED["omniglot", 20, 1])
     (axes,) = figure.axes
     drawn = {container.get_label(): list(container.lines[0].get_ydata()) for container in axes.containers}
     assert drawn == {"written network": [80.0, 97.0], "new control": [50.0, 50.0]}
@@ -382,23 +384,21 @@ def test_accuracies_and_published_figures_are_drawn_where_they_are() -> None:
 
 
 def test_intervals_are_drawn_as_long_as_they_are() -> None:
-    (axes,) = plots.accuracy_by_channels(SCORES, ()).axes
+    (axes,) = accuracy_by_channels(SCORES, ()).axes
     (bars,) = axes.containers[0].lines[2]
     assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[79.5, 80.5], [96.5, 97.5]]
 
 
 def test_a_small_difference_is_not_drawn_as_a_large_one() -> None:
-    scores = [
-        plots.Scores("a", 64, {"generated": {"mean": 50.6, "ci95": 0.7}, "other": {"mean": 50.3, "ci95": 0.7}}, 20)
-    ]
-    low, high = plots.accuracy_by_channels(scores, ()).axes[0].get_ylim()
+    scores = [Scores("a", 64, {"generated": {"mean": 50.6, "ci95": 0.7}, "other": {"mean": 50.3, "ci95": 0.7}}, 20)]
+    low, high = accuracy_by_channels(scores, ()).axes[0].get_ylim()
     assert low < 50.3 < 50.6 < high
-    assert high - low == pytest.approx(plots.MIN_SPAN)
+    assert high - low == pytest.approx(MIN_SPAN)
 
 
 def test_floors_have_a_strip_of_their_own() -> None:
-    scores = [plots.Scores("a", 1, {"generated": {"mean": 90, "ci95": 1}, "task_agnostic": {"mean": 5, "ci95": 1}}, 5)]
-    upper, lower = plots.accuracy_by_shots(scores, []).axes
+    scores = [Scores("a", 1, {"generated": {"mean": 90, "ci95": 1}, "task_agnostic": {"mean": 5, "ci95": 1}}, 5)]
+    upper, lower = accuracy_by_shots(scores, []).axes
     assert [container.get_label() for container in upper.containers] == ["written network"]
     assert [container.get_label() for container in lower.containers] == ["task-agnostic (mean of written weights)"]
 

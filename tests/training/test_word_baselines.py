@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -20,7 +21,7 @@ from tests.training import described, small
 from training import checkpoint, described_tasks, word_peers
 from training.checkpoint import CheckpointError
 from training.cli import main
-from training.columns import described_columns
+from training.columns import COMPARISON, described_columns
 from training.configs import word_baselines as configs
 from training.configs.word_baselines import CONFIGS, Method
 from training.data import DATASETS, descriptions
@@ -29,7 +30,7 @@ from training.data.folders import DataError, ImageSet
 from training.episodes import Episode, EpisodeShape, sample
 from training.pretrained import read_base
 from training.recipes.word_baselines import fit, load_peer
-from training.word_features import FEATURES, base_features, pooled
+from training.word_features import FEATURES, _save, base_features, pooled
 from training.word_peers import Answer, compare, data_of, load
 
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -174,6 +175,30 @@ def test_features_are_computed_once(cloth_base: Path, train: ImageSet, tmp_path:
     base.convolutions["features.12.squeeze"].weight.data += 0.1
     base_features(config, base, train, tmp_path, small.CPU)
     assert len(list(tmp_path.iterdir())) == 2  # another base has other features
+
+
+def test_features_are_saved_whole_by_each_of_two_that_write_them_together(tmp_path: Path) -> None:
+    path = tmp_path / "features" / "raw.npz"
+
+    class WhileAnotherSaves:
+        def __array__(self, *_: object, **__: object) -> np.ndarray:
+            _save(path, {"raw": np.ones(3, np.float32)})
+            return np.ones(3, np.float32)
+
+    _save(path, {"raw": WhileAnotherSaves()})  # type: ignore[dict-item]
+    with np.load(path) as arrays:
+        assert arrays["raw"].tolist() == [1, 1, 1]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_features_that_fail_to_be_saved_leave_nothing(tmp_path: Path) -> None:
+    class Full:
+        def __array__(self, *_: object, **__: object) -> np.ndarray:
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        _save(tmp_path / "raw.npz", {"raw": np.ones(3, np.float32), "maps": Full()})  # type: ignore[dict-item]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_maps_are_what_the_named_convolution_reads(cloth_base: Path, train: ImageSet, tmp_path: Path) -> None:
@@ -328,8 +353,42 @@ def test_the_commands_train_resume_and_compare(
     compared = ["compare-words", str(run), "--images", str(cloths), "--episodes", "40", "--out", str(out)]
     assert main(compared) == 0
     measured = json.loads(out.read_text())
-    assert measured["command"] == f"training compare-words {run} --episodes 40 --seed 0"
+    assert measured["command"] == f"training compare-words {run} --images {cloths} --episodes 40 --seed 0"
     assert measured["base"]["train_data_digest"] == measured["train_data_digest"]
     assert measured["runs"][0]["steps"] == 3
     assert main(["compare-words", str(cloth_base.parent), "--out", str(out)]) == 2
     assert "reads no words" in capsys.readouterr().err
+
+
+def test_an_export_keeps_the_comparison_that_has_its_run(
+    cloths: Path,
+    cloth_run: Path,
+    cloth_zoo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(described_tasks, "CALIBRATION", (EpisodeShape(2, 0, 2),))
+    folder = shutil.copytree(cloth_zoo / "cloths", tmp_path / "cloths")
+    table, export = folder / COMPARISON, ["export", str(cloth_run), "--to", str(folder), "--images", str(cloths)]
+    compared = ["compare-words", str(cloth_run), "--images", str(cloths), "--episodes", "40", "--seed", "0"]
+    assert main([*compared, "--out", str(table)]) == 0
+    (folder / "CARD.md").write_text("of the former weights")
+    before = table.read_text()
+    assert main(export) == 0
+    assert table.read_text() == before
+    assert not (folder / "CARD.md").exists()
+    assert "dropped" not in capsys.readouterr().out
+
+    table.write_text("half a tab")
+    assert main(export) == 2
+    assert "holds no comparison" in capsys.readouterr().err
+    assert table.exists()
+
+    other = json.loads(before)
+    other["runs"][0]["config"]["seed"] = 1
+    table.write_text(json.dumps(other))
+    assert main(export) == 0
+    assert not table.exists()
+    assert f"dropped {table}, " in (said := capsys.readouterr().out)
+    assert f"training {' '.join(compared)} --out {table}" in said

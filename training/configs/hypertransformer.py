@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from models.methods.hypertransformer import HyperTransformerConfig
+from models.nn.conv4 import Pooling
 from training import augment
 from training.episodes import EpisodeShape
 
@@ -78,9 +79,9 @@ def _sharp(model: HyperTransformerConfig) -> int:
 UNLABELED_SHARPNESS = 20.0
 
 
-def omniglot(channels: int, *, n_steps: int) -> Config:
+def omniglot(channels: int, *, n_steps: int, pooling: Pooling = "floor") -> Config:
     """Drawn characters, every layer written, normalised by the support set; the whole mixture of tasks."""
-    model = HyperTransformerConfig(channels=channels, n_transformer_layers=3)
+    model = HyperTransformerConfig(channels=channels, n_transformer_layers=3, pooling=pooling)
     validation = replace(ONE_SHOT, n_query=3)
     return Config(
         model, "omniglot", ANY_SHOT, validation, n_steps, train_size=_sharp(model), turned=True,
@@ -88,11 +89,12 @@ def omniglot(channels: int, *, n_steps: int) -> Config:
     )  # fmt: skip
 
 
-def omniglot_wide(channels: int, *, n_steps: int) -> Config:
+def omniglot_wide(channels: int, *, n_steps: int, pooling: Pooling = "floor") -> Config:
     """Wide networks: the logits layer alone is written, on convolutions that all tasks share (the paper's Table 1)."""
     model = HyperTransformerConfig(
-        channels=channels, n_generated_layers=1, normalisation="base", token_dim=128, n_transformer_layers=3
-    )
+        channels=channels, n_generated_layers=1, normalisation="base", token_dim=128, n_transformer_layers=3,
+        pooling=pooling,
+    )  # fmt: skip
     config = replace(omniglot(channels, n_steps=n_steps), model=model, shapes=MANY_WAYS)
     return replace(config, images_per_step=1000, across_tasks=ACROSS_TASKS, bf16=True)
 
@@ -146,10 +148,11 @@ def cifar_fs() -> Config:
 
 CONFIGS: dict[str, Callable[[], Config]] = {
     "omniglot-4": lambda: omniglot(4, n_steps=4000),
-    "omniglot-8": lambda: omniglot(8, n_steps=5000),
+    "omniglot-8": lambda: omniglot(8, n_steps=4000, pooling="ceil"),
+    "omniglot-8-floor": lambda: omniglot(8, n_steps=5000),
     "omniglot-16": lambda: omniglot(16, n_steps=4000),
     "omniglot-32": lambda: omniglot_wide(32, n_steps=4000),
-    "omniglot-64": lambda: omniglot_wide(64, n_steps=4500),
+    "omniglot-64": lambda: omniglot_wide(64, n_steps=1600, pooling="ceil"),
     "omniglot-4-5shot-all": lambda: omniglot_4_five_shot(5),
     "omniglot-4-5shot-logits": lambda: omniglot_4_five_shot(1),
     "omniglot-8-unlabeled": omniglot_unlabeled,

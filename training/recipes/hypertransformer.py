@@ -54,7 +54,7 @@ def fit(
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)
     path, first = run / "checkpoint.safetensors", 0
     if path.exists():
-        first = _resume(path, config, model, optimizer)
+        first = _resume(path, config, train, model, optimizer)
     last = config.n_steps if stop_after is None else min(config.n_steps, first + stop_after)
     progress = tqdm(
         range(first, last), initial=first, total=config.n_steps, disable=not runtime.is_main, mininterval=1.0
@@ -137,10 +137,13 @@ def assemble(
     return pixels[:, :n_support], on_device[0], on_device[1], pixels[:, n_support:], on_device[2]
 
 
-def _resume(path: Path, config: Config, model: HyperTransformer, optimizer: torch.optim.Optimizer) -> int:
-    """Load the checkpoint; returns the steps done. Raises CheckpointError where it is of another architecture."""
+def _resume(
+    path: Path, config: Config, train: ImageSet, model: HyperTransformer, optimizer: torch.optim.Optimizer
+) -> int:
+    """Load the checkpoint; returns the steps done. Raises CheckpointError where it is of another network or images."""
     header = checkpoint.load(path, model, optimizer)
     checkpoint.refuse_other(path, header["config"]["model"], asdict(config.model))
+    checkpoint.refuse_other(path, header, {"train_data_digest": train.digest})
     return int(header["step"])
 
 

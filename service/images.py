@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 from PIL.Image import Image as Opened
@@ -77,6 +79,16 @@ async def check_total_pixels(images: Sequence[bytes], *, max_image: int, max_tot
         raise TooLarge(f"{message}; send fewer at once, or scale them down.", where="images")
 
 
+class Looks(NamedTuple):
+    """Of some images. ``near_grey``: drawings rather than photographs, for they have next to no colour.
+
+    ``on_paper``: drawings indeed, if they have no colour, for most of them is plain ground.
+    """
+
+    near_grey: bool
+    on_paper: bool
+
+
 class Intake:
     """Decodes support images in a few threads; more images than ``max_queue`` at once are refused as Busy."""
 
@@ -95,13 +107,12 @@ class Intake:
         finally:
             self._n_waiting -= len(images)
 
-    async def near_grey(self, images: Sequence[Image]) -> bool:
-        """True where the images are drawings rather than photographs: next to no colour in a sample of them."""
-        return await self._mean(self._colour, images) < NEAR_GREY
-
-    async def on_paper(self, images: Sequence[Image]) -> bool:
-        """True where images without colour are drawings indeed: most of a sample of them is plain ground."""
-        return await self._mean(self._ground, images) >= PAPER
+    async def looks(self, images: Sequence[Image]) -> Looks:
+        """What a sample of the images looks like; raises an image's error, located."""
+        step = max(1, len(images) // N_PEEKED)
+        sample = images[::step][:N_PEEKED]
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, self._looks, sample)
 
     def close(self) -> None:
         """Let the images being decoded end, and stop the threads."""
@@ -127,26 +138,9 @@ class Intake:
                 results.append(error.at(image.where))
         return results
 
-    async def _mean(self, measure: Callable[[Image], float], images: Sequence[Image]) -> float:
-        """Over a sample, in a thread of the pool."""
-        step = max(1, len(images) // N_PEEKED)
-        sample = images[::step][:N_PEEKED]
-        loop = asyncio.get_running_loop()
-        total = await loop.run_in_executor(self._pool, lambda: sum(map(measure, sample)))
-        return total / max(1, len(sample))
-
-    def _colour(self, image: Image) -> float:
-        """Mean distance between the highest and the lowest channel, of 255."""
-        channels = np.asarray(self._peeked(image), dtype=np.int16)
-        return float((channels.max(axis=2) - channels.min(axis=2)).mean())
-
-    def _ground(self, image: Image) -> float:
-        """The share of pixels that are about as light as the median one."""
-        opened = self._peeked(image)
-        if max(opened.size) < LEAST_SIDE:
-            return 1.0
-        shades = np.asarray(opened.convert("L"), dtype=np.int16)
-        return float((np.abs(shades - np.median(shades)) <= N_PAPER_LEVELS).mean())
+    def _looks(self, sample: Sequence[Image]) -> Looks:
+        seen = [self._peeked(image) for image in sample]
+        return Looks(fmean(map(_colour, seen)) < NEAR_GREY, fmean(map(_ground, seen)) >= PAPER)
 
     def _peeked(self, image: Image) -> Opened:
         try:
@@ -155,3 +149,17 @@ class Intake:
             raise error.at(image.where) from error
         opened.thumbnail((64, 64))
         return opened
+
+
+def _colour(opened: Opened) -> float:
+    """Mean distance between the highest and the lowest channel, of 255."""
+    channels = np.asarray(opened, dtype=np.int16)
+    return float((channels.max(axis=2) - channels.min(axis=2)).mean())
+
+
+def _ground(opened: Opened) -> float:
+    """The share of pixels that are about as light as the median one."""
+    if max(opened.size) < LEAST_SIDE:
+        return 1.0
+    shades = np.asarray(opened.convert("L"), dtype=np.int16)
+    return float((np.abs(shades - np.median(shades)) <= N_PAPER_LEVELS).mean())

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from models.errors import NotFound, QuotaExceeded, ReusedKey
+from models.errors import QuotaExceeded, ReusedKey
 from models.metamodel import MetaModel
 from models.task import TaskSpec, encode_recipe, task_id
 from service.generation.pending import PendingGenerations
@@ -52,28 +52,26 @@ class Registration:
         if first is None:
             return None
         _check_same(first, fingerprint)
-        try:
-            record = await self._off_loop(lambda: self.loader.record(tenant, first.task_id))
-        except NotFound:
+        record = await self._off_loop(lambda: self._known(tenant, first.task_id))
+        if record is None:
             await self._off_loop(lambda: self.keys.forget(tenant, key))
             return None
-        if record.state != "ready":
-            await self.pending.check_room(tenant, record.id)
+        self._check_room(tenant, first.task_id, record)
         return Creation(record, first.made)
 
     async def _register(
         self, tenant: str, request: TaskRequest, key: str | None, fingerprint: str, max_tasks: int | None
     ) -> Creation:
         """Check the request whole, and store its task durably if it is not there."""
-        spec, meta_model = await self.specifier.specify(request)
+        found = await self.specifier.specify(request)
+        spec, meta_model = found.spec, found.meta_model
         recipe, ident, known = await self._off_loop(lambda: self._looked_up(tenant, spec, meta_model))
+        self._check_room(tenant, ident, known)
         notes: tuple[str, ...] = ()
-        if known is None or known.state != "ready":
-            await self.pending.check_room(tenant, ident)
         if known is None:
             if max_tasks is not None:
                 await self._off_loop(lambda: self._check_quota(tenant, max_tasks))
-            notes = await self.specifier.notes(request, spec, meta_model)
+            notes = await self.specifier.notes(request, found)
         if key:
             entry = Remembered(fingerprint, ident, known is None)
             _check_same(await self._off_loop(lambda: self.keys.put(tenant, key, entry)), fingerprint)
@@ -92,7 +90,18 @@ class Registration:
             meta_model_digest=meta_model.digest,
             preprocessing=meta_model.manifest.preprocess.version,
         )
-        return recipe, ident, self.store.get(tenant, ident)
+        return recipe, ident, self._known(tenant, ident)
+
+    def _known(self, tenant: str, ident: str) -> TaskRecord | None:
+        """The record of a task, if it is there; raises Busy where it is still to be made, and the queue is full."""
+        record = self.store.get(tenant, ident)
+        if record is None or record.state != "ready":
+            self.pending.check_queue()
+        return record
+
+    def _check_room(self, tenant: str, ident: str, record: TaskRecord | None) -> None:
+        if record is None or record.state != "ready":
+            self.pending.check_room(tenant, ident)
 
     def _check_quota(self, tenant: str, max_tasks: int) -> None:
         if self.store.count(tenant) >= max_tasks:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from models.errors import ImpossibleTask, TooLarge
 from models.metamodel import Manifest, MetaModel
 from models.task import ClassSpec, TaskSpec, canonical_text, check_classes, digest_of
 from service.catalogue import AUTO, Catalogue, Evidence
 from service.descriptions import Described, DescriptionReader, check_descriptions
-from service.images import Image, Intake
-from service.repeats import check_images, notes_of_images
+from service.images import Image, Intake, Looks
+from service.repeats import check_images
 from service.settings import Settings
 
 MIN_CLASSES = 2
@@ -53,6 +54,15 @@ class TaskRequest:
         return digest_of([self.generator, str(len(self.classes)), *texts, *(image.data for image in self.images)])
 
 
+class Specified(NamedTuple):
+    """A request's task and meta-model. ``looks``: of its images, where "auto" looked; ``repeats``: notes of those."""
+
+    spec: TaskSpec
+    meta_model: MetaModel
+    looks: Looks | None
+    repeats: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Specifier:
     """Turns requests into tasks within the service's limits."""
@@ -62,10 +72,13 @@ class Specifier:
     intake: Intake
     reader: DescriptionReader = field(default_factory=DescriptionReader)
 
-    async def specify(self, request: TaskRequest) -> tuple[TaskSpec, MetaModel]:
+    async def specify(self, request: TaskRequest) -> Specified:
         """The task and the meta-model it gets; raises ImpossibleTask, TooLarge or an image's error, located."""
         texts = self._texts(request)
-        meta_model = self.catalogue.choose(request.generator, _evidence(request, texts, await self._near_grey(request)))
+        is_looked_at = request.generator == AUTO and request.labeled
+        looks = await self.intake.looks(request.labeled) if is_looked_at else None
+        evidence = _evidence(request, texts, looks.near_grey if looks else None)
+        meta_model = self.catalogue.choose(request.generator, evidence)
         if request.generator == AUTO and not meta_model.manifest.accepts_unlabeled:
             request = replace(request, unlabeled=())
         _check_fits(texts, request, meta_model, self._max_classes(meta_model.manifest.max_classes))
@@ -74,31 +87,28 @@ class Specifier:
             ClassSpec(text.name, text.description, tuple(next(pixels) for _ in asked.images))
             for text, asked in zip(texts.classes, request.classes, strict=True)
         )
-        await asyncio.to_thread(check_images, classes, meta_model.manifest)
-        return TaskSpec(classes, tuple(pixels)), meta_model
+        repeats = await asyncio.to_thread(check_images, classes, meta_model.manifest)
+        return Specified(TaskSpec(classes, tuple(pixels)), meta_model, looks, repeats)
 
-    async def notes(self, request: TaskRequest, spec: TaskSpec, meta_model: MetaModel) -> tuple[str, ...]:
+    async def notes(self, request: TaskRequest, found: Specified) -> tuple[str, ...]:
         """What the author should know of how the request was read; raises MissingEncoder."""
-        notes: list[str] = []
-        described = [Described(c.description, s) for c, s in zip(request.classes, spec.classes, strict=True)]
+        notes: tuple[str, ...] = ()
+        described = [Described(c.description, s) for c, s in zip(request.classes, found.spec.classes, strict=True)]
         if any(c.sent for c in described):
-            notes += await asyncio.to_thread(self.reader.notes, described, meta_model.manifest)
-        notes += await asyncio.to_thread(notes_of_images, spec.classes)
-        if request.generator == AUTO:
-            notes += await self._notes_of_choice(request, spec, meta_model)
-        return tuple(notes)
+            notes = tuple(await asyncio.to_thread(self.reader.notes, described, found.meta_model.manifest))
+        return (*notes, *found.repeats, *(self._notes_of_choice(request, found) if request.generator == AUTO else ()))
 
-    async def _notes_of_choice(self, request: TaskRequest, spec: TaskSpec, meta_model: MetaModel) -> list[str]:
+    def _notes_of_choice(self, request: TaskRequest, found: Specified) -> list[str]:
         """What "auto" left out or took for granted, and which generator would not have."""
-        notes = []
+        notes, meta_model = [], found.meta_model
         taken_for_drawings = meta_model.manifest.domain == "drawings" if request.labeled else None
-        evidence = _evidence(request, spec, taken_for_drawings)
+        evidence = _evidence(request, found.spec, taken_for_drawings)
         if request.unlabeled and not meta_model.manifest.accepts_unlabeled:
             users = (m.name for m in self.catalogue.able(evidence) if m.manifest.accepts_unlabeled)
             remedy = f"; choose generator {name} to use them" if (name := next(users, None)) else ""
             notes.append(f"{meta_model.name} cannot use unlabelled images, so they were left out{remedy}.")
         others = self.catalogue.able(replace(evidence, near_grey=False)) if taken_for_drawings else []
-        if others and not await self.intake.on_paper(request.labeled):
+        if others and found.looks and not found.looks.on_paper:
             remedy = f"if they are photographs, choose generator {others[0].name}"
             notes.append(f"The images have no colour, so they were taken for drawings; {remedy}.")
         return notes
@@ -125,10 +135,6 @@ class Specifier:
             most = limits.max_images_per_class
             message = f"{len(asked.images)} images are over the limit of {most} a class; send fewer."
             raise TooLarge(message, where=f"{where}.images")
-
-    async def _near_grey(self, request: TaskRequest) -> bool | None:
-        looks = request.labeled if request.generator == AUTO else []
-        return await self.intake.near_grey(looks) if looks else None
 
     def _max_classes(self, most: int) -> int:
         return max(MIN_CLASSES, min(most, self.settings.max_classes or most))

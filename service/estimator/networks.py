@@ -142,8 +142,8 @@ async def _specify(asked: TaskRequest, folder: Path) -> Specified:
     intake = Intake(n_threads=2, max_pixels=settings.max_image_pixels, max_queue=NO_LIMIT)
     try:
         specifier = Specifier(settings, _catalogue(folder), intake)
-        spec, meta_model = await specifier.specify(asked)
-        return spec, meta_model, await specifier.notes(asked, spec, meta_model)
+        found = await specifier.specify(asked)
+        return found.spec, found.meta_model, await specifier.notes(asked, found)
     finally:
         intake.close()
 

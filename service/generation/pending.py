@@ -60,15 +60,18 @@ class PendingGenerations:
         """Begin to take up unfinished tasks."""
         self._recovery = asyncio.create_task(self._recover())
 
-    async def check_room(self, tenant: str, task_id: str) -> None:
-        """Raise Busy where no more generations can wait, here or in the queue."""
+    def check_queue(self) -> None:
+        """Raise Busy where the queue takes no more; blocking."""
+        self._generation.check_room()
+
+    def check_room(self, tenant: str, task_id: str) -> None:
+        """Raise Busy where no more generations can wait here."""
         if self._closed:
             raise Unavailable("The service is stopping; try again in a moment, or on another replica.")
         if (tenant, task_id) not in self._pending and not self._pool.has_room(tenant, self._max_pending):
             self._shed.inc()
             wait_s = self._mean_s * len(self._pending) / self._n_threads
             raise Busy("Too many classifiers are being made; try again later.", retry_after_s=jittered(wait_s))
-        await asyncio.to_thread(self._generation.check_room)
 
     def start(self, tenant: str, task_id: str) -> asyncio.Task[TaskRecord]:
         """The generation of a task, begun if it is not under way; wait with ``asyncio.wait`` (never cancel it)."""

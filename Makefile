@@ -1,7 +1,7 @@
 # make demo    the main job, start to finish, on this machine       make check   lint, types, import rules
 # make test    the whole test suite                                 make bench   the speed figures, as ratios in one run
 # make chaos   faults under load: lost, wrong, recovery             make bench-peers   the same beside other servers
-# make docs    the site of docs/, into build/site
+# make docs    the site of docs/, into build/site                   make setup   installs all that the others need
 # PYTHON=python3.12 chooses another interpreter; everything lives in .venv, and is set up once.
 
 PYTHON ?= python3
@@ -13,8 +13,10 @@ PEERS := .venv-peers
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CODE := models service training tests docs/hooks.py
 
-.PHONY: demo test check audit bench bench-peers chaos docs format readme clean
+.PHONY: setup demo test check audit bench bench-peers chaos docs format readme clean
 .DEFAULT_GOAL := demo
+
+setup: $(FULL)
 
 demo: $(BASE)
 	@exec $(BIN)/python -m service.demo

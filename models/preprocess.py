@@ -99,7 +99,12 @@ def fit_pixels(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
     elif spec.fit == "crop":
         fitted = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
     else:
-        fitted = ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=_background(image, spec))
+        color = _background(image, spec)
+        if round(min(image.size) * spec.size / max(image.size)) == 0:  # a line, of which padding would leave nothing
+            scale = spec.size / max(image.size)
+            width, height = (max(1, round(side * scale)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        fitted = ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=color)
     pixels = np.asarray(fitted, dtype=np.uint8).reshape(spec.size, spec.size, spec.channels)
     return np.asarray(WHITE - pixels, dtype=np.uint8) if spec.invert_dark and pixels.mean() < WHITE / 2 else pixels
 

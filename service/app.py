@@ -19,7 +19,18 @@ from models import quantised
 from models.device import providers_on
 from models.errors import ClassmithError
 from models.text import Encoders
-from service.api import errors, explain, health, open_inference, open_inference_models, openapi, page, predict, tasks
+from service.api import (
+    errors,
+    explain,
+    health,
+    meta_models,
+    open_inference,
+    open_inference_models,
+    openapi,
+    page,
+    predict,
+    tasks,
+)
 from service.api.auth import Keyring
 from service.api.middleware.body_limit import BodyLimit
 from service.api.middleware.context import RequestContext
@@ -85,7 +96,7 @@ def create_app(
         telemetry=NO_TELEMETRY,
     )
     app.state.served = None
-    parts = (predict, open_inference_models, open_inference, tasks, explain, health, page)
+    parts = (predict, open_inference_models, open_inference, tasks, meta_models, explain, health, page)
     for part in parts:  # flat, the hot one first
         app.router.routes.extend(part.router.routes)
     errors.install(app)

@@ -26,6 +26,8 @@ NEAR_GREY = 6.0
 N_PAPER_LEVELS, PAPER = 24, 0.75
 """Of a drawing on evenly lit paper this share of pixels is within so many levels of the median. Omniglot: 0.77 and
 more in each of 1,200 drawings; photographs without colour, means of four: 0.71 and less in 900 samples."""
+LEAST_SHARE_BYTES = 30_000
+"""Of the images that a thread decodes: opening small ones holds Python's lock, which two threads only pass around."""
 LEAST_SIDE = 16
 """Of an image whose ground can be judged: strokes fill a smaller one (scikit-learn's digits), and no photograph is."""
 
@@ -56,7 +58,7 @@ def from_base64(where: str, text: str, *, max_bytes: int) -> Image:
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        remedy = "send the file's bytes in standard base64, without line breaks (base64 -w0) and without a data: prefix"
+        remedy = "send the file's bytes in standard base64, without line breaks and without a data: prefix"
         raise InvalidRequest(f"This is not valid base64; {remedy}.", where=where) from error
     return checked(where, data, max_bytes=max_bytes)
 
@@ -120,7 +122,9 @@ class Intake:
 
     async def _pixels(self, images: Sequence[Image], spec: PreprocessSpec) -> list[Pixels]:
         loop = asyncio.get_running_loop()
-        shares = [images[i :: self._n_threads] for i in range(min(self._n_threads, len(images)))]
+        n_bytes = sum(len(image.data) for image in images)
+        n_shares = max(1, min(self._n_threads, len(images), n_bytes // LEAST_SHARE_BYTES))
+        shares = [images[i::n_shares] for i in range(n_shares)]
         decoding = [loop.run_in_executor(self._pool, self._decode, share, spec) for share in shares]
         found = [await share for share in [asyncio.ensure_future(d) for d in decoding]]
         in_order = [found[i % len(shares)][i // len(shares)] for i in range(len(images))]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import Unavailable
+from service.settings import InvalidSettings
 from service.stores.sqlite_schema import (
     BROKEN,
     FIXED,
@@ -65,7 +66,13 @@ class Recovered:
 
 
 def recover(state_dir: Path) -> list[Recovered]:
-    """Mend the files of an embedded store that are damaged; those that are whole are left alone."""
+    """Mend the files of an embedded store that are damaged; those that are whole are left alone.
+
+    Raises InvalidSettings where there is no store.
+    """
+    if not any((state_dir / name).exists() for name in (TASKS_FILE, KEYS_FILE)):
+        message = f"There is no store in {state_dir}; name its folder with --state-dir or CLASSMITH_STATE_DIR."
+        raise InvalidSettings(message)
     found = []
     for name, mend in ((TASKS_FILE, _mend_tasks), (KEYS_FILE, _set_aside)):
         path = state_dir / name

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Self
 
@@ -21,6 +23,11 @@ LOCAL_TENANT = "local"
 """Whose tasks they are where there are no API keys."""
 KEY, KEY_RULE = re.compile(r"[\x21-\x7e]+"), "a key is visible ASCII without spaces"
 """What an Authorization header carries unchanged from every client: another key could never be given."""
+
+
+PREFIX = "CLASSMITH_"
+OTHERS = ("URL", "API_KEY", "KEY", "DATASETS")
+"""Variables behind the prefix that are no settings: the client's, and where data sets are."""
 
 
 class InvalidSettings(Exception):
@@ -58,7 +65,7 @@ class Grant(BaseModel):
 class Settings(BaseSettings):
     """One running service. Counts are ``max_...`` or ``n_...``; sizes are in bytes, times in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="CLASSMITH_", frozen=True, extra="ignore", validate_default=False)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", validate_default=False)
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
@@ -156,6 +163,14 @@ class Settings(BaseSettings):
     """A prediction predicted to wait longer is answered 429 at once, and for as long as that goes on, one predicted to
     wait longer than a tenth of it: what is admitted then is served soon."""
 
+    @field_validator("port", mode="before")
+    @classmethod
+    def _is_no_address(cls, port: object) -> object:
+        if isinstance(port, str) and "://" in port:
+            remedy = "set `enableServiceLinks: false` in the pod, or give the port with --port"
+            raise ValueError(f"{port} is what Kubernetes sets for a Service named classmith; {remedy}")
+        return port
+
     @field_validator("api_keys")
     @classmethod
     def _keys_are_usable(cls, keys: dict[str, Grant]) -> dict[str, Grant]:
@@ -201,6 +216,14 @@ def read_settings(**overrides: object) -> Settings:
     return settings
 
 
+def misspelt(variables: Iterable[str]) -> list[str]:
+    """What to say of those that are no setting, but nearly: they change nothing, which nobody would notice."""
+    names = [name.upper().removeprefix(PREFIX) for name in sorted(variables) if name.upper().startswith(PREFIX)]
+    known = [name.upper() for name in Settings.model_fields]
+    meant = {name: get_close_matches(name, known, n=1, cutoff=0.8) for name in names if name not in (*known, *OTHERS)}
+    return [f"{PREFIX}{name} is no setting; {PREFIX}{near[0]} is one." for name, near in meant.items() if near]
+
+
 def is_loopback(host: str) -> bool:
     """True for ``localhost`` and the addresses of the loopback interface."""
     if host == "localhost":
@@ -212,5 +235,5 @@ def is_loopback(host: str) -> bool:
 
 
 def _in_words(location: tuple[int | str, ...], message: str) -> str:
-    name = f"CLASSMITH_{str(location[0]).upper()}: " if location else ""
+    name = f"{PREFIX}{str(location[0]).upper()}: " if location else ""
     return name + message.removeprefix("Value error, ")

@@ -21,10 +21,11 @@ def distort_strokes(
 ) -> Tensor:
     """Drawings, zero for paper -> drawings of new characters by new hands.
 
-    ``images`` ``(N, C, H, W)``, ``classes`` ``(N,)`` a number for each; returns ``(N, C, size, size)``. All images of a
-    class share one strong distortion (mirrors, turns, scales, slants, a smooth warp), which makes it a character never
-    drawn before; each image gets a weak one of its own. ``strength`` scales the weak ones. Sampling blurs: of images
-    ``SHARP`` times as large as ``size``, the distorted ones are as sharp as those that are only scaled down.
+    ``images`` ``(N, C, H, W)`` on any device, ``classes`` ``(N,)`` a number for each on the CPU, as ``random`` is;
+    returns ``(N, C, size, size)``. All images of a class share one strong distortion (mirrors, turns, scales, slants, a
+    smooth warp), which makes it a character never drawn before; each image gets a weak one of its own. ``strength``
+    scales the weak ones. Sampling blurs: of images ``SHARP`` times as large as ``size``, the distorted ones are as
+    sharp as those that are only scaled down.
     """
     n_classes = int(classes.max()) + 1
     own_ranges = tuple(strength * limit for limit in IMAGE_RANGES)

@@ -188,7 +188,10 @@ def met(origin: dict[str, Any] | None, digest: str, *, classifier_rows: bool = F
         return MET_IMAGENET
     if origin and origin["train_data_digest"] == digest:
         return "the training classes alone, from random weights: an unseen class is unseen"
-    known = f"images of {origin['dataset']} (digest {origin['train_data_digest']})" if origin else "not recorded"
+    known = "not recorded"
+    if origin:
+        whose = "one's own" if origin.get("own_images") else origin["dataset"]
+        known = f"images of {whose} (digest {origin['train_data_digest']})"
     return f"{known}; whether classes that this card calls unseen were among them is **not known**"
 
 

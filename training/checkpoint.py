@@ -6,15 +6,19 @@ A run needs no stored generator state: every episode is a function of (seed, ste
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from training.data.folders import DataError, ImageSet
 
 FORMAT_VERSION = 1
 
@@ -54,11 +58,34 @@ def load(path: Path, model: nn.Module, optimizer: Optimizer | None = None) -> di
 
 def refuse_other(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise CheckpointError where a run was begun with other settings; those that it does not know of are left."""
-    changed = [name for name, value in json.loads(json.dumps(wanted)).items() if saved.get(name, value) != value]
+    known, asked = (json.loads(json.dumps(settings)) for settings in (saved, wanted))
+    changed = [name for name, value in asked.items() if known.get(name, value) != value]
     if changed:
         raise CheckpointError(
             f"{path} was trained with another {', '.join(changed)}; start a new run folder with --run."
         )
+
+
+def refuse_other_images(trained: Mapping[str, Any], train: ImageSet) -> None:
+    """Raise DataError where what says by which images it was trained (a header, a card's facts) names others."""
+    if trained.get("train_data_digest", train.digest) != train.digest:
+        remedy = "give the images it was trained on with --images (without, if they were the config's own)"
+        raise DataError(f"This run was trained on other images; {remedy}.")
+
+
+def finite_loss(loss: Tensor, norm: Tensor, step: int, path: Path) -> float:
+    """The loss of a step that may be taken, read from its device at once with the gradient's norm.
+
+    Raises CheckpointError where either is not finite: the weights would be lost, and ``path``, once written over, too.
+    """
+    value, length = torch.stack([loss.detach().float(), norm.float()]).tolist()
+    if math.isfinite(value) and math.isfinite(length):
+        return float(value)
+    kept = f"the checkpoint of step {read_header(path)['step']} is kept" if path.exists() else "none is kept"
+    remedy = "fit again with another --seed and --run, or with a lower learning_rate in training/configs"
+    raise CheckpointError(
+        f"Training diverged at step {step} (loss {value:.3g}, its gradient's norm {length:.3g}); {kept}: {remedy}."
+    )
 
 
 def write_text(path: Path, text: str) -> None:

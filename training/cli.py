@@ -21,11 +21,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; problems the user can mend are one line on standard error and exit status 2."""
     arguments = _parser().parse_args(argv)
     try:
+        if device := vars(arguments).get("device"):
+            _check_device(device)
         arguments.run_command(arguments)
     except (DataError, CheckpointError, ClassmithError) as error:
         print(f"training: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _check_device(name: str) -> None:
+    """Raise MissingDevice before any image is read."""
+    from training.runtime import find_device
+
+    find_device(name)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,7 +79,7 @@ def _add_method(methods: Parsers, name: str, configs: Mapping[str, object], what
     else:
         fit.add_argument("--steps", type=_positive, help="optimiser steps, instead of the config's")
     fit.add_argument("--seed", type=int, default=0)
-    fit.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ...")
+    fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ... (no index with torchrun)")
     if name != "word-baselines":  # of which the base's features are all that takes long, and they are kept
         fit.add_argument("--bf16", action="store_true", help="forward passes in bfloat16")
     run_commands = {

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models import quantised
+from models import metamodel, quantised
 from models.metamodel import MetaModel
 from training import card, described_tasks, fine_tuning
-from training.checkpoint import write_text
+from training.checkpoint import refuse_other_images, write_text
 from training.data import DATASETS, descriptions
 from training.data.descriptions import ClassTexts
 from training.data.folders import DataError, ImageSet, read_images
-from training.episodes import EpisodeShape, shrink
+from training.episodes import EpisodeShape, drawable, shrink
 from training.evaluate import evaluate
 from training.quantise import quantise
 
@@ -56,9 +58,8 @@ def evaluate_standard(
     evaluation = _trained_on(meta_model)
     dataset = DATASETS[evaluation["training"]["config"]["dataset"]]
     images = dataset.load("validation", size=meta_model.manifest.preprocess.size)
-    evaluation["command"] = f"training evaluate models/zoo/{meta_model.name} --episodes {n_episodes} --seed {seed}"
-    if n_fine_tuned:
-        evaluation["command"] += f" --fine-tuning {n_fine_tuned}"
+    further = ["--fine-tuning", str(n_fine_tuned)] if n_fine_tuned else []
+    evaluation["command"] = _command("evaluate", meta_model, n_episodes, seed, *further)
     if meta_model.manifest.accepts_descriptions:
         texts = descriptions.of_dataset(dataset.name)
         evaluation["columns"] = [
@@ -69,6 +70,7 @@ def evaluate_standard(
         evaluation["columns"] = [
             evaluate(meta_model, images, shape, n_episodes=n_episodes, seed=seed, within_group=within)
             for shape, within in STANDARD[dataset.name]
+            if not within or max(Counter(images.groups).values()) >= shape.n_way
         ]
     write_text(meta_model.folder / "evaluation.json", json.dumps(evaluation, indent=1) + "\n")
     write_card(meta_model)
@@ -90,17 +92,21 @@ def quantise_trained(
 ) -> quantised.Facts:
     """Quantise by the classes that it was trained on, compare on those that validate, and write the card anew.
 
-    ``images``: the user's own class folders, where it was trained on them. Raises DataError where that is not so, and
-    as ``training.quantise``.
+    ``images``: the user's own class folders, where it was trained on them. Raises DataError where that is not so, also
+    where they have changed since, and as ``training.quantise``.
     """
     training = _evaluation(meta_model)["training"]
     if training.get("own_images", False) != (images is not None):
         raise DataError(f"Give --images where {meta_model.name} was trained on your own images, and only there.")
     dataset = DATASETS[training["config"]["dataset"]]
-    train, validation = dataset.split(images, size=meta_model.manifest.preprocess.size)
+    size, train_size = meta_model.manifest.preprocess.size, training["config"].get("train_size")
+    train, validation = dataset.split(images, size=size, train_size=train_size)
+    refuse_other_images(training, train)
     own = descriptions.read_descriptions(descriptions.beside(images)) if images else None
     texts = own or descriptions.of_dataset(dataset.name)
-    facts = quantise(meta_model, train, validation, texts, n_episodes=n_episodes, seed=seed)
+    given = ["--images", str(images)] if images else []
+    command = _command("quantise", meta_model, n_episodes, seed, *given)
+    facts = quantise(meta_model, train, validation, texts, n_episodes=n_episodes, seed=seed, command=command)
     write_card(meta_model)
     return facts
 
@@ -129,7 +135,8 @@ def evaluate_images(
     """One column on any class-by-folder images, and their ``descriptions.json`` where words are read.
 
     Raises DataError where the meta-model reads no words and is to get no image, or the other way round; where it takes
-    no unlabelled images and is to get some; where the classes have no groups; and where there is nothing to fine-tune.
+    no unlabelled images and is to get some; where the classes have no groups, or none of enough classes; where a class
+    has too few images; and where there is nothing to fine-tune.
     """
     _refuse_fine_tuning(meta_model, n_fine_tuned, shape.n_shot)
     if not shape.n_shot and not meta_model.manifest.accepts_descriptions:
@@ -179,6 +186,15 @@ def evaluate_every_image(meta_model: MetaModel, source: Path | None = None, *, s
     return described_tasks.every_image(meta_model, images, texts, seed=seed)
 
 
+def _command(name: str, meta_model: MetaModel, n_episodes: int, seed: int, *further: str) -> str:
+    """What repeats it; a meta-model that ships is named from the repository's root, wherever that is."""
+    folder = meta_model.folder
+    ships = folder.resolve().parent == metamodel.ZOO.resolve()
+    place = f"models/zoo/{folder.name}" if ships else str(folder)
+    drawn = ["--episodes", str(n_episodes), "--seed", str(seed)]
+    return shlex.join(["training", name, place, *drawn, *further])
+
+
 def _trained_on(meta_model: MetaModel) -> dict[str, Any]:
     """What evaluation.json says; raises DataError where it is of a user's own images, or missing."""
     evaluation = _evaluation(meta_model)
@@ -207,12 +223,14 @@ def _described(
     within_group: bool = False,
 ) -> dict[str, Any]:
     """One column of classes that are described; where it has images, fine-tuning on the first episodes beside it."""
+    drawn = drawable(images, shape, within_group=within_group)
     column = described_tasks.evaluate(
-        meta_model, images, texts, shape, n_episodes=n_episodes, seed=seed, within_group=within_group
+        meta_model, drawn, texts, shape, n_episodes=n_episodes, seed=seed, within_group=within_group
     )
+    column |= {"data_digest": images.digest, "n_classes": images.n_classes}  # of the images given, some drawn or all
     if not n_fine_tuned or not shape.n_shot:
         return column
-    subject = described_tasks.Subject(meta_model, images, texts, within_group=within_group)
+    subject = described_tasks.Subject(meta_model, drawn, texts, within_group=within_group)
     compared = fine_tuning.compare(subject, shape, n_episodes=min(n_fine_tuned, n_episodes), seed=seed)
     accuracy = {**column["accuracy"], "fine_tuned": compared["accuracy"]["fine_tuned"]}
     return {**column, "accuracy": accuracy, "fine_tuning": compared}

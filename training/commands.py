@@ -22,6 +22,7 @@ ONE_COLUMN: dict[str, Any] = {"ways": 5, "shots": 1, "queries": 5, "unlabeled": 
 """Options of `training evaluate` of which only a column of one's own images has a use, and their defaults."""
 EPISODES: dict[str, Any] = {"episodes": 1000, "fine_tuning": 0}
 """Those of which there is no use where every image is asked about."""
+EXPORT = "training export {run} --to FOLDER"
 
 
 def data(arguments: argparse.Namespace) -> None:
@@ -44,7 +45,14 @@ def fit_hypertransformer(arguments: argparse.Namespace) -> None:
     if arguments.images:  # it need not have the 20 classes of 20 images that a config counts on
         shapes = tuple((weight, shrink(shape, train)) for weight, shape in config.shapes)
         config = replace(config, shapes=shapes, validation=shrink(config.validation, validation))
-    _run_fit(arguments, config.bf16, lambda run, here: fit(config, train, validation, run, here))
+    is_for_comparison = config.model.normalisation == "query"
+    then = "training report FOLDER --to FILE.html --run {run} (it is for comparison, no export takes it)"
+    _run_fit(
+        arguments,
+        config.bf16,
+        lambda run, here: fit(config, train, validation, run, here),
+        then=then if is_for_comparison else EXPORT,
+    )
 
 
 def fit_n3(arguments: argparse.Namespace) -> None:
@@ -89,9 +97,14 @@ def fit_base(arguments: argparse.Namespace) -> None:
 
     config = replace(CONFIGS[arguments.config](), seed=arguments.seed)
     config = replace(config, n_epochs=arguments.epochs or config.n_epochs, bf16=arguments.bf16 or config.bf16)
-    train, validation = DATASETS[config.dataset].split(arguments.images, size=config.base.size)
-    then = "training fit n3, by a config that names it"
-    _run_fit(arguments, config.bf16, lambda run, here: fit(config, train, validation, run, here), then=then)
+    own = arguments.images
+    train, validation = DATASETS[config.dataset].split(own, size=config.base.size)
+    _run_fit(
+        arguments,
+        config.bf16,
+        lambda run, here: fit(config, train, validation, run, here, own_images=own is not None),
+        then="training fit n3, by a config that names it",
+    )
 
 
 def _run_fit(
@@ -99,7 +112,7 @@ def _run_fit(
     bf16: bool,
     fit: Callable[[Path, Runtime], object],
     *,
-    then: str = "training export {run} --to FOLDER",
+    then: str = EXPORT,
 ) -> None:
     from training import runtime
 
@@ -199,13 +212,15 @@ def _refuse_unused(arguments: argparse.Namespace, names: Iterable[str], why: str
 def compare_words(arguments: argparse.Namespace) -> None:
     """Measure runs that read words beside each other."""
     from models import metamodel
+    from training.checkpoint import refuse_other_images
     from training.columns import COMPARISON, write_card
     from training.data import DATASETS, descriptions
     from training.word_peers import compare, data_of, load
 
     loaded, own = [load(run) for run in arguments.runs], arguments.images
     name, size = data_of(loaded)
-    _, images = DATASETS[name].split(own, size=size)
+    train, images = DATASETS[name].split(own, size=size)
+    refuse_other_images(loaded[0][1], train)  # of all, as data_of has it
     texts = descriptions.read_descriptions(descriptions.beside(own)) if own else descriptions.of_dataset(name)
     folder = arguments.runs[0].parent
     compared = compare(loaded, images, texts, folder, n_episodes=arguments.episodes, seed=arguments.seed)

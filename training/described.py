@@ -17,13 +17,12 @@ from torch import Tensor
 from models.feeds import padded
 from models.methods.n3 import N3
 from models.nn.bases import Base
-from models.text import Encoders
 from training import closed_forms as forms
 from training.configs.n3 import Config
 from training.data import descriptions
 from training.data.folders import ImageSet
 from training.data.imagenet_text import class_indices
-from training.encoded import EncodedTexts, encode_texts
+from training.encoded import EncodedTexts, encode_texts, read_encoder
 from training.pretrained import classifier_rows
 from training.runtime import Runtime
 
@@ -97,7 +96,7 @@ def prepare(
         further = sorted(set(class_indices()) - unseen - set(train.class_names))
         known += descriptions.in_order(further, descriptions.of_dataset("imagenet-text"))
         means = _means_by_rows(raw, train, further, projection)
-    encoder = Encoders().get(config.text_encoder)
+    encoder = read_encoder(config.text_encoder)
     encoded = encode_texts(known, encoder, config.n_documents, embeddings=config.embeddings, seed=config.seed)
     priors = _cross_fitted(encoded.means, means)
     strength = forms.slope(priors[: train.n_classes, 0], means[: train.n_classes])

@@ -263,7 +263,8 @@ def _answer(
         found["task_agnostic_layers"] = subject.network(subject.write(specs, codes=subject.agnostic))(query)
     found["shuffled"] = subject.head(subject.write_head([specs[k] for k in rng.permutation(len(specs))]), query)
     found["random_text"] = subject.head(subject.write_head(_without_sense(specs, subject, rng)), query)
-    for name in ("names_alone", "names_withheld"):
+    controls = ("names_withheld",) if len(episode.support) else ("names_alone", "names_withheld")
+    for name in controls:  # beside images a name alone is not read
         words = GIVEN[name]
         found[name] = subject.head(subject.write_head(_specs(subject, episode, words, rng)), query)
     predictions = {}

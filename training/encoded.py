@@ -5,8 +5,10 @@ Shapes: T tokens of one document, D embedding, A classes, V documents a class.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,12 +16,20 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from models.feeds import padded
-from models.text import TextEncoder
+from models.text import Encoders, TextEncoder
 from training.data.descriptions import ClassTexts, document, draw_document
 
 Embeddings = Literal["contextual", "sentence", "static"]
 """Of the tokens: in their context; one for the whole text (their mean); or each alone, out of context."""
 ENCODED_AT_ONCE = 64
+YES = frozenset({"1", "true", "yes", "on", "t", "y"})
+"""As the service's settings read it."""
+
+
+def read_encoder(name: str) -> TextEncoder:
+    """A text encoder, its files found as the service finds them; raises MissingEncoder, which names the variables."""
+    folder, download = (os.environ.get(f"CLASSMITH_{kind}_ENCODER", "") for kind in ("TEXT", "DOWNLOAD"))
+    return Encoders(Path(folder) if folder else None, download=download.lower() in YES).get(name)
 
 
 @dataclass(frozen=True)

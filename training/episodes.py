@@ -5,6 +5,7 @@ Shapes: K classes, S labelled support images, U unlabelled support images, Q que
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,6 +83,30 @@ def sample(images: ImageSet, shape: EpisodeShape, rng: np.random.Generator, *, w
     )
 
 
+def drawable(images: ImageSet, shape: EpisodeShape, *, within_group: bool = False) -> ImageSet:
+    """The classes that an evaluation draws from: all, or ``within_group`` those of groups that have ``n_way``.
+
+    Where none is left out, these are the very images given. Raises DataError where no group has so many classes, and,
+    before anything is measured, where any class has too few images for the shape.
+    """
+    if within_group:
+        sizes = Counter(images.groups)
+        largest = max(sizes, key=sizes.__getitem__)
+        if sizes[largest] < shape.n_way:
+            raise DataError(
+                f"No group has {shape.n_way} classes: {largest!r} has the most, {sizes[largest]}; give fewer --ways, "
+                "or leave out --within-group."
+            )
+        if min(sizes.values()) < shape.n_way:
+            images = images.where(lambda _, group: sizes[group] >= shape.n_way)
+    if images.n_classes < shape.n_way:
+        raise DataError(
+            f"{shape.n_way}-way episodes need that many classes; these data have {images.n_classes}: give fewer --ways."
+        )
+    _check_sizes(images, shape)
+    return images
+
+
 def shrink(shape: EpisodeShape, images: ImageSet) -> EpisodeShape:
     """The shape as far as the data go: unlabelled images give way first, then queries, then shots.
 
@@ -97,6 +122,18 @@ def shrink(shape: EpisodeShape, images: ImageSet) -> EpisodeShape:
     n_unlabeled = min(shape.n_unlabeled, n_images - n_shot - n_query)
     n_way = min(shape.n_way, images.n_classes)
     return replace(shape, n_way=n_way, n_shot=n_shot, n_query=n_query, n_unlabeled=n_unlabeled)
+
+
+def _check_sizes(images: ImageSet, shape: EpisodeShape) -> None:
+    """Raise DataError where a class has too few images for the shape."""
+    needed = (min(1, shape.n_shot) if shape.unbalanced else shape.n_shot) + shape.n_unlabeled + shape.n_query
+    if small := [k for k in range(images.n_classes) if len(images.indices[k]) < needed]:
+        found = ", ".join(f"{images.class_names[k]!r} has {len(images.indices[k])}" for k in small[:3])
+        more = f", {len(small) - 3} more have too few" if len(small) > 3 else ""
+        raise DataError(
+            f"An episode takes {needed} images of a class, and {found}{more}; give fewer --shots, --queries or "
+            "--unlabeled, or leave such classes out."
+        )
 
 
 def _shots(shape: EpisodeShape, n_images: list[int], rng: np.random.Generator) -> Indices:

@@ -26,7 +26,7 @@ from training import calibration, metrics
 from training.baselines import logistic_regression, nearest_centroid
 from training.calibration import Answered, Calibration
 from training.data.folders import ImageSet
-from training.episodes import Episode, EpisodeShape, sample
+from training.episodes import Episode, EpisodeShape, drawable, sample
 
 HARDWARE = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 N_AGNOSTIC = 50
@@ -128,14 +128,17 @@ def evaluate(
     controls: bool = True,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Figures of one column (one episode shape, between or within groups), and all that is needed to repeat it."""
-    rng = np.random.default_rng(seed)
+    """Figures of one column (one episode shape, between or within groups), and all that is needed to repeat it.
+
+    Raises DataError where ``drawable`` does.
+    """
+    rng, drawn = np.random.default_rng(seed), drawable(images, shape, within_group=within_group)
 
     def episodes() -> Iterator[Episode]:
         while True:
-            yield sample(images, shape, rng, within_group=within_group)
+            yield sample(drawn, shape, rng, within_group=within_group)
 
-    evaluator, stream = Evaluator(meta_model, images), episodes()
+    evaluator, stream = Evaluator(meta_model, drawn), episodes()
     if controls:
         evaluator.learn_agnostic(stream)
     answers = [

@@ -38,12 +38,13 @@ class Draft:
 def export(run: Path, folder: Path, *, images: Path | None = None, summary: str = "") -> MetaModel:
     """Write the meta-model of ``run/checkpoint.safetensors`` to ``folder``, whole or not at all.
 
-    ``images``: the user's own class folders the run was trained on, where it was. Of a folder that is there, the
+    ``images``: the user's own class folders the run was trained on, where it was. Of a meta-model that is there, the
     comparison.json stays where this run is among those compared; all else is of the former weights. Raises
-    CheckpointError, DataError (also where the run was trained on other images), or InvalidMetaModel where the graphs
-    differ from PyTorch.
+    CheckpointError, DataError (also where the run was trained on other images, and where the folder holds something
+    else than a meta-model), or InvalidMetaModel where the graphs differ from PyTorch.
     """
     _check_name(folder.name)
+    _check_folder(folder)
     path = run / "checkpoint.safetensors"
     header = checkpoint.read_header(path)
     _check_run(header, path)
@@ -51,7 +52,7 @@ def export(run: Path, folder: Path, *, images: Path | None = None, summary: str 
     is_n3 = header["method"] == n3.METHOD
     size = header["config"]["model"]["base"]["size"] if is_n3 else None
     train, validation = dataset.split(images, size=size, train_size=header["config"].get("train_size"))
-    _check_data(header, train)
+    checkpoint.refuse_other_images(header, train)
     compared = _comparison_of(folder, header)
     draft = (_draft_n3 if is_n3 else _draft_hypertransformer)(path, folder.name, dataset, summary)
     trial = metamodel.write(folder.with_name(f".{folder.name}.draft"), draft.manifest, draft.files)
@@ -76,26 +77,36 @@ def _check_name(name: str) -> None:
         raise InvalidMetaModel(f"{name!r} cannot name a meta-model; use small letters, digits and hyphens.")
 
 
+def _check_folder(folder: Path) -> None:
+    """Raise DataError where all that the folder holds would be lost for a meta-model, and it is none."""
+    try:
+        written = json.loads((folder / "manifest.json").read_bytes())
+        is_meta_model = isinstance(written, dict) and {"name", "method", "files"} <= written.keys()
+    except (OSError, ValueError):
+        is_meta_model = False
+    if not is_meta_model and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DataError(
+            f"{folder} is there and is no meta-model: an export would delete what it holds; give --to a new folder, "
+            "whose name becomes the meta-model's."
+        )
+
+
 def _check_run(header: dict[str, Any], path: Path) -> None:
-    """Raise CheckpointError where a run is of no method, or its generator reads what the service does not give."""
+    """Raise CheckpointError where a run is of no method, or its network takes what the service does not give."""
     if header.get("method") not in (n3.METHOD, hypertransformer.METHOD):
         remedy = "`training fit n3`, by a config that names it, makes a meta-model of a base"
         raise checkpoint.CheckpointError(
             f"{path} is of no method that can be exported ({header.get('method')}); {remedy}."
         )
+    if header["config"]["model"].get("normalisation") == "query":
+        why = "its answers depend on the other queries, and the service gives each image its own"
+        raise checkpoint.CheckpointError(f"{path} is for comparison in training alone: {why}; fit another config.")
     embeddings = header["config"].get("embeddings", "contextual")
     if embeddings != "contextual":
         remedy = "`training compare-words` measures it; to export, fit a config of contextual ones"
         raise checkpoint.CheckpointError(
             f"{path} learned from {embeddings} embeddings, which no service makes; {remedy}."
         )
-
-
-def _check_data(header: dict[str, Any], train: ImageSet) -> None:
-    """Raise DataError where a run that says what it was trained on was trained on something else."""
-    if header.get("train_data_digest", train.digest) != train.digest:
-        remedy = "give the images it was trained on with --images (without, if they were the config's own)"
-        raise DataError(f"This run was trained on other images; {remedy}.")
 
 
 def _comparison_of(folder: Path, header: dict[str, Any]) -> dict[str, bytes]:
@@ -198,5 +209,5 @@ def _training_facts(header: dict[str, Any], draft: Draft, train: ImageSet, valid
         "train_classes": train.n_classes,
         "train_data_digest": train.digest,
         "validation_groups": sorted(unseen),
-        **({"base": pretrained.origin(config["base"])} if "base" in config else {}),
+        **({"base": header.get("base_origin") or pretrained.origin(config["base"])} if "base" in config else {}),
     }

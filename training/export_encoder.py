@@ -12,11 +12,9 @@ import warnings
 from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from huggingface_hub import snapshot_download
-from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.export import Dim
@@ -24,6 +22,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from models.encoder_files import GRAPH, SPEC, TOKENIZER, WEIGHTS, EncoderSpec
 from models.errors import InvalidMetaModel
+from models.export import relative_error
 from models.graph import externalise, without_provenance
 from models.runtime import make_session
 from models.text import IDS, TOKENS, external_names
@@ -96,7 +95,7 @@ def check_parity(encoder: Encoder, graph: bytes, max_tokens: int) -> float:
         with torch.no_grad():
             expected = other(ids).numpy()
         (found,) = session.run([TOKENS], {IDS: ids.numpy()})
-        error = max(error, _relative_error(found, expected))
+        error = max(error, relative_error(found, expected))
     if error > MAX_RELATIVE_ERROR:
         raise InvalidMetaModel(f"The exported encoder differs from transformers by {error:.1e}; do not ship it.")
     return error
@@ -181,8 +180,3 @@ def _renamed(names: Collection[str], stored: Collection[str], model: PreTrainedM
         if found != name:
             renamed[name] = found
     return renamed
-
-
-def _relative_error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """Largest difference over the largest magnitude."""
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())

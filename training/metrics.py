@@ -9,6 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 Floats = NDArray[np.float64]
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
@@ -22,9 +23,10 @@ class Figure(TypedDict):
 
 
 def figure(values: NDArray[np.floating] | list[float]) -> Figure:
-    """Accuracies (0..1) of episodes -> percent, with ``1.96 * s / sqrt(n)``."""
+    """Accuracies (0..1) of episodes -> percent, with Student's interval: few episodes know little of their spread."""
     array = 100 * np.asarray(values, dtype=np.float64)
-    half = 1.96 * array.std(ddof=1) / np.sqrt(len(array)) if len(array) > 1 else float("nan")
+    n = len(array)
+    half = stats.t.ppf(0.975, n - 1) * array.std(ddof=1) / np.sqrt(n) if n > 1 else float("nan")
     return {"mean": round(float(array.mean()), 2), "ci95": round(float(half), 2)}
 
 

@@ -57,7 +57,8 @@ def base_of(folder: Path) -> Base:
 def origin(source: str) -> dict[str, Any]:
     """What a base that ``read_base`` takes was made of: ``pretrained`` (empty: from random weights), and on what.
 
-    An exported N3 says it of its own base. Raises DataError or CheckpointError where a path is of neither kind.
+    ``own_images``: that those were a user's own, and not of the ``dataset``; an older checkpoint does not say so. An
+    exported N3 says it of its own base. Raises DataError or CheckpointError where a path is of neither kind.
     """
     if source in ("imagenet-mobilenet", "torchvision"):
         return {"pretrained": source, "dataset": "imagenet", "train_data_digest": None}
@@ -69,6 +70,7 @@ def origin(source: str) -> dict[str, Any]:
         "pretrained": config["pretrained"],
         "dataset": config["dataset"],
         "train_data_digest": header["train_data_digest"],
+        **({"own_images": True} if header.get("own_images") else {}),
     }
 
 

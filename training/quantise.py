@@ -58,22 +58,25 @@ def quantise(
     validation: ImageSet,
     texts: Texts,
     *,
+    command: str,
     n_episodes: int = 100,
     seed: int = 0,
     progress: bool = True,
 ) -> quantised.Facts:
     """Write ``skeleton.int8.onnx`` and ``int8.json`` into the folder; returns what the latter says.
 
-    Raises DataError where the meta-model reads no descriptions: the small networks of those are slower in integers.
+    ``command``: what repeats it, for the card. Raises DataError where the meta-model reads no descriptions: the small
+    networks of those are slower in integers.
     """
     if not meta_model.manifest.accepts_descriptions:
         raise DataError(f"{meta_model.name}'s networks are small and slower in 8-bit integers; there is nothing to do.")
     skeleton = _quantised_skeleton(meta_model, Subject(meta_model, train, texts), seed)
-    subject, shapes = Subject(meta_model, validation, texts), [shrink(shape, validation) for shape in COLUMNS]
+    subject, shots = Subject(meta_model, validation, texts), meta_model.manifest.accepts_images
+    shapes = [shrink(shape, validation) for shape in COLUMNS if shots or not shape.n_shot]
     facts = quantised.Facts(
         meta_model_digest=meta_model.digest,
         sha256=hashlib.sha256(skeleton).hexdigest(),
-        command=f"training quantise models/zoo/{meta_model.name} --episodes {n_episodes} --seed {seed}",
+        command=command,
         columns=[_column(subject, skeleton, shape, n_episodes, seed, progress) for shape in shapes],
     )
     write_bytes(meta_model.folder / quantised.SKELETON, skeleton)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from models.errors import MissingDevice
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -49,13 +51,32 @@ class Runtime:
 
 
 def start(*, device: str = "auto", bf16: bool = False, n_threads: int | None = None) -> Runtime:
-    """Join the run described by torchrun's variables (none: alone) on ``device`` ("auto": a GPU where there is one)."""
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if device == "auto":
-        device = f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+    """Join the run described by torchrun's variables (none: alone) on ``device``; raises as ``find_device``."""
+    found, world_size = find_device(device), _of_torchrun("WORLD_SIZE", 1)
     if n_threads:
         torch.set_num_threads(n_threads)
     if world_size > 1:
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return Runtime(torch.device(device), bf16, rank, world_size)
+        dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
+    return Runtime(found, bf16, _of_torchrun("RANK", 0), world_size)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this process: "auto" is a GPU where there is one, "cuda" the GPU of torchrun's local rank.
+
+    Raises MissingDevice where there is none of that name, or each of several processes would be on the same GPU.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda:") and _of_torchrun("WORLD_SIZE", 1) > 1:
+        raise MissingDevice(f"Every process would be on {name}; give --device cuda, which is another GPU for each.")
+    if name == "cuda" and torch.cuda.is_available():
+        name = f"cuda:{_of_torchrun('LOCAL_RANK', 0) % torch.cuda.device_count()}"
+    try:
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a PyTorch without CUDA
+        why = str(error).splitlines()[0]
+        raise MissingDevice(f"There is no device {name!r} here ({why}); give --device auto, cpu or cuda.") from error
+
+
+def _of_torchrun(variable: str, alone: int) -> int:
+    return int(os.environ.get(variable, alone))

@@ -24,14 +24,14 @@ from models.methods.megazsl import Megazsl
 from models.methods.n3 import N3
 from models.nn.bases import BaseSpec
 from models.task import class_text
-from models.text import Encoders, TextEncoder
+from models.text import TextEncoder
 from training import checkpoint, metrics
 from training.ablations import kind
 from training.columns import described_columns
 from training.data.descriptions import ClassTexts, in_order
 from training.data.folders import DataError, ImageSet
 from training.described_tasks import Words
-from training.encoded import embed
+from training.encoded import embed, read_encoder
 from training.episodes import Episode, EpisodeShape, sample
 from training.evaluate import column
 from training.pretrained import origin, read_base
@@ -90,7 +90,7 @@ def compare(
     """
     data_of(runs)
     config = runs[0][1]["config"]
-    encoder, written = Encoders().get(config["text_encoder"]), in_order(images.class_names, texts)
+    encoder, written = read_encoder(config["text_encoder"]), in_order(images.class_names, texts)
     answers = [(_name(model, h), h["config"]["seed"], _answer(model, h, images, encoder, folder)) for model, h in runs]
     answers += [
         (

@@ -61,6 +61,11 @@ class Conv4(nn.Module):
 def normalise(pixels: Tensor, mean: float | Tensor, std: float | Tensor) -> Tensor:
     """Pixels ``(..., H, W, C)`` uint8 -> ``(..., C, H, W)`` float32, ``(p / 255 - mean) / std``.
 
-    A tensor ``(C,)`` has a value for each channel. A negative ``std`` makes dark ink positive.
+    A tensor ``(C,)`` has a value for each channel. A negative ``std`` makes dark ink positive. Channels move
+    before the arithmetic: ONNX Runtime spreads a constant over the last axis at a time, else one or three numbers.
     """
-    return torch.movedim((pixels.to(torch.float32) / 255 - mean) / std, -1, -3)
+    floats = pixels.to(torch.float32)
+    # One channel is moved by naming axes anew: a transposition ONNX Runtime may carry through the arithmetic again.
+    planes = floats.squeeze(-1).unsqueeze(-3) if pixels.shape[-1] == 1 else torch.movedim(floats, -1, -3)
+    mean, std = (value[:, None, None] if isinstance(value, Tensor) else value for value in (mean, std))
+    return (planes / 255 - mean) / std

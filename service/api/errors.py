@@ -48,6 +48,17 @@ FRAMEWORK_REMEDY = {
     404: "No such address here; see /docs for the calls there are.",
     405: "This address does not take that method; see the Allow header, or /docs.",
 }
+PROBLEMS = {
+    "extra_forbidden": "there is no such field; leave it out, or check its spelling",
+    "missing": "this field is missing",
+    "string_type": "this must be a string",
+    "int_type": "this must be a whole number",
+    "bool_type": "this must be true or false",
+    "list_type": "this must be an array, [...]",
+    "dict_type": "this must be an object, {...}",
+    "model_type": "this must be an object, {...}",
+}
+"""What pydantic finds, in the words of JSON rather than Python; the rest is clear enough in its own."""
 OPEN_INFERENCE = re.compile(r"/v2(/|$)")
 log = logging.getLogger("classmith.api")
 
@@ -158,5 +169,5 @@ def path_of(location: tuple[int | str, ...]) -> str:
 def from_validation(details: list[ErrorDetails]) -> errors.InvalidRequest:
     """The first of pydantic's findings as a domain error."""
     first = details[0]
-    where = path_of(first["loc"])
-    return errors.InvalidRequest(f"{where or 'The JSON'}: {first['msg']}. See /docs for the shape.", where=where)
+    where, problem = path_of(first["loc"]), PROBLEMS.get(first["type"], first["msg"])
+    return errors.InvalidRequest(f"{where or 'The JSON'}: {problem}. See /docs for the shape.", where=where)

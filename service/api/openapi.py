@@ -16,6 +16,7 @@ from service.api.errors import PROBLEM_JSON
 from service.api.schemas import (
     AdaptationOut,
     ExplanationOut,
+    MetaModelListOut,
     PredictIn,
     PredictionsOut,
     ProblemOut,
@@ -25,7 +26,7 @@ from service.api.schemas import (
     TaskPartIn,
 )
 
-NEED_A_KEY = ("/tasks", "/v2/models", "/v2/repository")
+NEED_A_KEY = ("/tasks", "/meta-models", "/v2/models", "/v2/repository")
 REF = "#/components/schemas/{model}"
 ID_HEADER = {"ETag": {"description": "The task's id, once it is ready.", "schema": {"type": "string"}}}
 
@@ -178,6 +179,9 @@ EXPORT: dict[str, Any] = {
         **_problems(_404=UNKNOWN, _409="Not ready."),
     },
     "openapi_extra": {"parameters": [TASK_ID]},
+}
+META_MODELS: dict[str, Any] = {
+    "responses": {200: {"description": "All of them.", "model": MetaModelListOut}, **_problems()},
 }
 IMAGE = {"schema": {"type": "string", "format": "binary"}}
 IMAGES: dict[str, Any] = {

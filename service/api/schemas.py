@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.metamodel import Domain
 from service.ports import State, TaskRecord
 
 Base64 = Annotated[str, Field(description="A JPEG, PNG or WebP file in base64.", json_schema_extra={"format": "byte"})]
@@ -85,6 +86,28 @@ class TaskListOut(BaseModel):
 
     tasks: list[TaskOut]
     next: str | None
+
+
+class MetaModelOut(BaseModel):
+    """What `generator` may name. ``image_size``: pixels a side that its networks see; ``max_images``: of a task."""
+
+    name: str
+    digest: str
+    summary: str
+    domain: Domain
+    image_size: int
+    min_classes: int
+    max_classes: int
+    max_images: int
+    accepts_images: bool
+    accepts_descriptions: bool
+    accepts_unlabeled: bool
+
+
+class MetaModelListOut(BaseModel):
+    """All meta-models, in the order of their names."""
+
+    meta_models: list[MetaModelOut]
 
 
 class PredictionOut(BaseModel):

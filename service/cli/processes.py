@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
 
 from service.cli.output import WRONG_USE, CommandFailed
-from service.settings import InvalidSettings, Settings, read_settings
+from service.settings import InvalidSettings, Settings, misspelt, read_settings
 
 
 def serve(asked: argparse.Namespace) -> int:
@@ -28,6 +30,8 @@ def recover(asked: argparse.Namespace) -> int:
     from service.recovery import recover as mend
 
     def run(settings: Settings) -> int:
+        if settings.redis_url:
+            raise InvalidSettings("Tasks are in Redis (CLASSMITH_REDIS_URL): it recovers by its append-only file.")
         for one in mend(settings.state_dir):
             print(one)
         return 0
@@ -37,6 +41,8 @@ def recover(asked: argparse.Namespace) -> int:
 
 def _run(run: Callable[[Settings], int], asked: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(asked).items() if name in Settings.model_fields and value is not None}
+    for warning in misspelt(os.environ):
+        print(f"classmith: warning: {warning}", file=sys.stderr)
     try:
         return run(read_settings(**given))
     except InvalidSettings as error:

@@ -12,7 +12,7 @@
 made again, as often as ``Retries`` says; a repeated ``create`` carries the same Idempotency-Key, so it never makes two.
 """
 
-from service.client.answers import ClassInfo, Prediction, TaskInfo
+from service.client.answers import ClassInfo, MetaModelInfo, Prediction, TaskInfo
 from service.client.awaiting import AsyncClassmith, AsyncTask
 from service.client.blocking import Classmith, Task
 from service.client.calls import LOCAL_URL
@@ -37,6 +37,7 @@ __all__ = [
     "ClassInfo",
     "Classmith",
     "ClientError",
+    "MetaModelInfo",
     "NotAllowed",
     "NotFound",
     "Prediction",

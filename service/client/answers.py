@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
@@ -62,6 +62,22 @@ class TaskInfo:
 
 
 @dataclass(frozen=True)
+class MetaModelInfo:
+    """What ``create`` may name as ``meta_model``. ``max_images``: of a task; ``document``: the answer as it came."""
+
+    name: str
+    summary: str
+    domain: str
+    min_classes: int
+    max_classes: int
+    max_images: int
+    accepts_images: bool
+    accepts_descriptions: bool
+    accepts_unlabeled: bool
+    document: Json = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The answer for one image. ``probabilities``: best first; ``abstain``: the classifier does not know."""
 
@@ -86,6 +102,12 @@ def task_info(document: Json) -> TaskInfo:
         notes=tuple(map(str, document.get("notes") or ())),
         document=document,
     )
+
+
+def meta_models(document: Json) -> list[MetaModelInfo]:
+    """The meta-models from their JSON."""
+    names = [f.name for f in fields(MetaModelInfo) if f.name != "document"]
+    return [MetaModelInfo(**{name: m[name] for name in names}, document=m) for m in document["meta_models"]]
 
 
 def names_given(names: Iterable[str], info: TaskInfo) -> Names:

@@ -15,11 +15,13 @@ from httpx_sse import aconnect_sse
 from service.client import calls, following
 from service.client.answers import (
     Json,
+    MetaModelInfo,
     Names,
     Prediction,
     TaskInfo,
     explanation,
     layers,
+    meta_models,
     names_given,
     predictions,
     task_info,
@@ -115,6 +117,10 @@ class AsyncClassmith:
             after = calls.onward(found)
             if after is None:
                 return
+
+    async def meta_models(self) -> list[MetaModelInfo]:
+        """What classifiers can be made by, by name."""
+        return meta_models(await self._ask(calls.meta_models()))
 
     async def close(self) -> None:
         """Close the connections."""

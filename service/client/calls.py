@@ -54,6 +54,11 @@ def onward(found: Json) -> str | None:
     return None if found["next"] is None else httpx.URL(found["next"]).params["after"]
 
 
+def meta_models() -> Call:
+    """What classifiers can be made by."""
+    return Call("GET", "/meta-models")
+
+
 def show(ident: str) -> Call:
     """One task."""
     return Call("GET", _of(ident))

@@ -40,6 +40,7 @@ from service.demo.images import (
 
 FOLDER = Path(".demo")
 START_TIMEOUT_S = 60.0
+USUAL_PORT = 8000
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class ServiceFailed(Exception):
 def _service() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A running service: its address and process; stopped at the end."""
     FOLDER.mkdir(exist_ok=True)
-    port = _free_port()
+    port = _port()
     settings = {name: value for name, value in os.environ.items() if not name.startswith("CLASSMITH_")}
     settings["CLASSMITH_STATE_DIR"] = str(FOLDER / "state")
     command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
@@ -200,9 +201,14 @@ def _suffix(image: bytes) -> str:
     return "." + media_type(image).removeprefix("image/")
 
 
-def _free_port() -> int:
+def _port() -> int:
+    """The service's own where nobody has it, so that the README's next commands find it; else any that is free."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", USUAL_PORT))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 

@@ -26,11 +26,12 @@ from models.metamodel import MetaModel
 from models.preprocess import PreprocessSpec, to_pixels
 from models.runtime import make_session
 from models.task import TaskSpec
+from models.text import Encoders
 from service.catalogue import Catalogue, read_catalogue
 from service.client import Classmith
 from service.images import Image, Intake
 from service.requests import ClassRequest, Specifier, TaskRequest
-from service.settings import Settings
+from service.settings import Settings, read_settings
 
 NO_LIMIT = 10**9
 BATCH = 256
@@ -156,7 +157,8 @@ def _catalogue(folder: Path) -> Catalogue:
 @cache
 def _generator() -> OnnxGenerator:
     """One for the process: it keeps the meta-models' sessions."""
-    return OnnxGenerator()
+    settings = read_settings()
+    return OnnxGenerator(encoders=Encoders(settings.text_encoder, download=settings.download_encoder))
 
 
 def _decoded(image: bytes, number: int, spec: PreprocessSpec) -> NDArray[np.uint8]:

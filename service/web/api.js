@@ -1,6 +1,7 @@
 /** The service's API: calls, problem documents, the stream of events, and the key. */
 
 const KEY = "classmith-key";
+const FIRST_WAIT_MS = 1000, LONGEST_WAIT_MS = 15_000;
 const remembered = { key: "" }; // where the browser allows no storage
 
 /** What the service said was wrong: its own text, and the places in the request that it names. */
@@ -31,7 +32,7 @@ export function setKey(value) {
 }
 
 /** The response to a call; raises Problem where it is none of success. Addresses are relative to the page's. */
-export async function call(method, path, { body, headers = {}, signal } = {}) {
+export async function call(method, path, { body, headers = {}, signal, asksForKey = true } = {}) {
   const sent = key() ? { ...headers, Authorization: `Bearer ${key()}` } : headers;
   let response;
   try {
@@ -42,7 +43,7 @@ export async function call(method, path, { body, headers = {}, signal } = {}) {
   }
   if (response.ok) return response;
   const problem = await problemOf(response);
-  if (response.status === 401) document.dispatchEvent(new CustomEvent("keyneeded", { detail: problem }));
+  if (response.status === 401 && asksForKey) document.dispatchEvent(new CustomEvent("keyneeded", { detail: problem }));
   throw problem;
 }
 
@@ -68,6 +69,9 @@ export const deleteTask = (id) => call("DELETE", addressOf(id));
 export const getAdaptation = (id, signal) => json(call("GET", `${addressOf(id)}/adaptation`, { signal }));
 export const getModel = async (id) => (await call("GET", `${addressOf(id)}/model.onnx`)).blob();
 
+/** What classifiers can be made by; without a key that the service asks for, an error and no more. */
+export const listMetaModels = async () => (await json(call("GET", "meta-models", { asksForKey: false }))).meta_models;
+
 /** One page of tasks; `next`: as the page before gives it, of which the query counts. */
 export function listTasks(next, signal) {
   return json(call("GET", `tasks${next ? next.slice(next.indexOf("?")) : "?limit=100"}`, { signal }));
@@ -86,16 +90,27 @@ export function explain(id, file, signal) {
   return json(call("POST", `${addressOf(id)}/explain`, { body: file, headers, signal }));
 }
 
-/** The task at each change, as `{event, data}`, until it is finished or deleted; a stream that breaks is resumed. */
+/**
+ * The task at each change, as `{event, data}`, until it is finished or deleted. A stream that breaks, or cannot be had,
+ * is asked for again, less and less often; only what the service refuses (4xx) is raised.
+ */
 export async function* events(id, signal) {
+  let waitMs = FIRST_WAIT_MS;
   for (;;) {
     let last = "";
-    for await (const found of stream(`${addressOf(id)}/events`, signal)) {
-      last = found.event;
-      yield found;
+    try {
+      for await (const found of stream(`${addressOf(id)}/events`, signal)) {
+        last = found.event;
+        waitMs = FIRST_WAIT_MS;
+        yield found;
+      }
+    } catch (error) {
+      const isRefused = error.status >= 400 && error.status < 500 && error.status !== 429;
+      if (error.name === "AbortError" || isRefused) throw error;
     }
     if (["ready", "failed", "deleted"].includes(last)) return;
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await new Promise((resolve) => setTimeout(resolve, waitMs));
+    waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS);
   }
 }
 

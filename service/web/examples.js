@@ -1,18 +1,25 @@
 /** The service's example tasks, and their images as files. */
 
+import { call } from "./api.js";
+
 /** All examples; an empty list where they cannot be had: nothing else depends on them. */
 export async function examples() {
   try {
-    return await (await fetch("examples")).json();
+    return await (await call("GET", "examples")).json();
   } catch {
     return [];
   }
 }
 
-/** An example's image as a file. */
-export async function imageFile(name) {
-  const blob = await (await fetch(`examples/${name}`)).blob();
+/** An example's image as a file; raises Problem where it cannot be had. */
+async function imageFile(name) {
+  const blob = await (await call("GET", `examples/${name}`)).blob();
   return new File([blob], name, { type: blob.type });
+}
+
+/** An example's classes, each with its images as `files`. */
+export function withFiles(classes) {
+  return Promise.all(classes.map(async (c) => ({ ...c, files: await Promise.all(c.images.map(imageFile)) })));
 }
 
 /** The example that has all these classes, or undefined. */

@@ -103,3 +103,15 @@ function isTrue(pen) {
   const side = Math.min(16, pen.canvas.width, pen.canvas.height);
   return pen.getImageData(0, 0, side, side).data.every((value) => value === 255);
 }
+
+/** The files' contents in base64. */
+export const encoded = (files) => Promise.all(files.map(base64));
+
+function base64(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => reject(new Error(`${file.name} cannot be read any more; choose it again.`));
+    reader.readAsDataURL(file);
+  });
+}

@@ -6,7 +6,7 @@ import { askToDelete } from "./task.js";
 
 /** Show the caller's tasks until `signal` ends it. */
 export async function showTasks(signal) {
-  const state = { tasks: [], next: null, signal };
+  const state = { tasks: [], next: null, loading: null, signal };
   byId("search").oninput = () => search(state);
   byId("more").onclick = () => load(state);
   showError(byId("list-error"), "");
@@ -15,12 +15,18 @@ export async function showTasks(signal) {
   await load(state);
 }
 
-/** The next page; false where it cannot be had. */
-async function load(state) {
+/** The next page, asked for once by all who want it at a time; false where it cannot be had. */
+function load(state) {
+  state.loading ??= loadNext(state).finally(() => (state.loading = null));
+  return state.loading;
+}
+
+async function loadNext(state) {
   try {
     const page = await listTasks(state.next, state.signal);
     state.tasks.push(...page.tasks);
     state.next = page.next;
+    showError(byId("list-error"), "");
     render(state);
     return true;
   } catch (problem) {
@@ -81,6 +87,7 @@ async function removeTask(state, task) {
   try {
     await deleteTask(task.id);
     state.tasks.splice(state.tasks.indexOf(task), 1);
+    showError(byId("list-error"), "");
     render(state);
     announce("Classifier deleted");
     byId("search").focus();

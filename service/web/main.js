@@ -8,6 +8,7 @@ import { setUpMaking } from "./make.js";
 import { showTask } from "./task.js";
 import { keepStrayDropsOut } from "./zones.js";
 
+const KEY = /^[\x21-\x7e]+$/, KEY_RULE = "A key is visible ASCII without spaces; copy it again, without quotes.";
 const TITLES = { make: "Classmith", list: "Classifiers – Classmith", task: "Classifier – Classmith" };
 const context = { features: readFeatures(), examples: readExamples(), known: null, gone: () => goTo("#/tasks") };
 let shown = new AbortController();
@@ -51,14 +52,20 @@ async function setUpKey() {
   byId("key-forget").addEventListener("click", () => useKey(""));
   document.addEventListener("keyneeded", ({ detail }) => {
     byId("key").hidden = false;
-    showError(byId("key-error"), detail.message, byId("key-field"));
-    byId("key-field").focus();
+    askForKey(detail.message);
   });
   byId("key-field").value = key();
   byId("key").hidden = !(await context.features).keys;
 }
 
+function askForKey(text) {
+  showError(byId("key-error"), text, byId("key-field"));
+  byId("key-field").focus();
+}
+
+/** Keep the key for this tab, or none where it is empty; one that no header can carry is not kept. */
 function useKey(value) {
+  if (value && !KEY.test(value)) return askForKey(KEY_RULE);
   setKey(value);
   byId("key-field").value = value;
   showError(byId("key-error"), "", byId("key-field"));

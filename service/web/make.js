@@ -1,8 +1,9 @@
 /** The view in which a task is put together and sent. */
 
-import { createTask } from "./api.js";
+import { createTask, listMetaModels } from "./api.js";
 import { announce, byId, confirmed, h, plural, showError, size } from "./dom.js";
-import { imageFile } from "./examples.js";
+import { withFiles } from "./examples.js";
+import { encoded } from "./files.js";
 import { pictures } from "./pictures.js";
 import { classRow } from "./row.js";
 import { acceptFiles } from "./zones.js";
@@ -22,9 +23,17 @@ export function setUpMaking({ made, examples }) {
     submit(state, made);
   });
   byId("generator").addEventListener("input", (event) => showError(byId("generator-error"), "", event.target));
+  byId("generator").addEventListener("focus", offerMetaModels);
   acceptFiles(byId("many-zone"), (found) => takeMany(state, found), (text) => noteMany(text));
   acceptFiles(byId("make"), (found) => takeAnywhere(state, found), (text) => noteMany(text), { paste: document, inputs: [] });
   showExamples(state, examples);
+}
+
+/** Offer what the service has, when somebody looks; where that cannot be had, a name can still be typed. */
+async function offerMetaModels() {
+  const found = await listMetaModels().catch(() => []);
+  const names = [{ name: "auto", summary: "" }, ...found];
+  byId("generators").replaceChildren(...names.map((m) => h("option", { value: m.name, label: m.summary })));
 }
 
 function addRow(state) {
@@ -80,7 +89,8 @@ function takeInRow(state, row, found) {
 function takeAnywhere(state, found) {
   const loose = found.images.filter(({ folder }) => !folder).map(({ file }) => file);
   if (loose.length) (state.rows.find((row) => !row.pictures.files().length) ?? addRow(state)).pictures.add(loose);
-  takeMany(state, { ...found, images: found.images.filter(({ folder }) => folder) });
+  const images = found.images.filter(({ folder }) => folder);
+  if (!loose.length || images.length || found.descriptions.length || found.nLeftOut) takeMany(state, { ...found, images });
 }
 
 /** Each folder's images, and each description, to the class of that name. */
@@ -134,15 +144,21 @@ async function load(state, example) {
   const isBlank = state.rows.every((row) => row.isEmpty());
   const question = ["Replace what is there?", "The example takes the place of the classes on this page.", "Replace"];
   if (!isBlank && !(await confirmed(...question))) return;
-  const shown = await Promise.all(
-    example.classes.map(async (c) => ({ ...c, files: await Promise.all(c.images.map(imageFile)) })),
-  );
+  try {
+    show(state, example, await withFiles(example.classes));
+  } catch (problem) {
+    showError(byId("make-error"), problem.message);
+    byId("make-error").scrollIntoView({ block: "nearest" });
+  }
+}
+
+function show(state, example, classes) {
   clearProblems(state);
   for (const row of state.rows.splice(0)) {
     row.pictures.empty();
     row.element.remove();
   }
-  for (const { name, description, files } of shown) {
+  for (const { name, description, files } of classes) {
     const row = addRow(state);
     row.fill({ name, description });
     row.pictures.add(files);
@@ -188,17 +204,6 @@ async function requestOf(state, rows) {
     unlabeled: await encoded(state.unlabeled.files()),
     generator: byId("generator").value.trim() || "auto",
   };
-}
-
-const encoded = (files) => Promise.all(files.map(base64));
-
-function base64(file) {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
-    reader.onerror = () => reject(new Error(`${file.name} cannot be read any more; choose it again.`));
-    reader.readAsDataURL(file);
-  });
 }
 
 function clearProblems(state) {

@@ -21,8 +21,10 @@ export async function showTask(id, context, signal) {
     const finished = ["ready", "failed"].includes(task.state) ? task : await follow(parts, task, context, signal);
     if (finished?.state === "ready") await showReady(parts, finished, context, signal);
   } catch (error) {
-    if (error.name !== "AbortError") showError(parts.failure, error.message);
-    if (!(error instanceof Problem) && error.name !== "AbortError") throw error;
+    if (error.name === "AbortError") return;
+    parts.progress.hidden = true;
+    showError(parts.failure, error.message);
+    if (!(error instanceof Problem)) throw error;
   }
 }
 

@@ -40,9 +40,15 @@ async function offerExample(state) {
   const names = task.classes.map(({ name }) => name);
   const example = exampleWith(names, await context.examples);
   parts.examples.hidden = !example;
-  parts.examples.addEventListener("click", async () => {
+  parts.examples.addEventListener("click", () => tryExample(state, example, names));
+}
+
+async function tryExample(state, example, names) {
+  try {
     await classify(state, { images: await queriesOf(example, names), nLeftOut: 0 });
-  });
+  } catch (error) {
+    if (error.name !== "AbortError") showError(state.parts["try-error"], error.message);
+  }
 }
 
 /** A folder's name -> the class it means, or null: the one of just that name, else the only one of it in any case. */

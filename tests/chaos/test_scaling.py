@@ -54,8 +54,8 @@ def balancer(folder: Path, site: Site) -> Iterator[httpx.Client]:
     """nginx with docker/nginx.conf, its replicas and its address put in."""
     port = free_port()
     fragment = (ROOT / "docker" / "nginx.conf").read_text()
-    (server,) = (line for line in fragment.splitlines() if line.strip().startswith("server api:8000"))
-    replicas = "\n".join(server.replace("api:8000 resolve", f"127.0.0.1:{one.port}") for one in site.services)
+    (server,) = (line for line in fragment.splitlines() if line.strip().startswith("server ${CLASSMITH_API}"))
+    replicas = "\n".join(server.replace("${CLASSMITH_API} resolve", f"127.0.0.1:{one.port}") for one in site.services)
     changes = {server: replicas, "listen 8080": f"listen 127.0.0.1:{port}", "/dev/stdout": f"{folder}/access.log",
                "resolver ${NGINX_LOCAL_RESOLVERS} valid=5s;": ""}  # fmt: skip
     for old, new in changes.items():
@@ -188,6 +188,7 @@ def test_the_manifests_are_valid(path: Path) -> None:
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
     for pod in (d["spec"]["template"]["spec"] for d in documents if "template" in d["spec"]):
         assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["enableServiceLinks"] is False  # the balancer's Service would set CLASSMITH_PORT
         assert all(container["securityContext"]["readOnlyRootFilesystem"] for container in pod["containers"])
 
 
@@ -203,4 +204,13 @@ def test_the_manifests_name_each_other() -> None:
               if "template" in d["spec"]}  # fmt: skip
     assert set(selectors) <= labels
     assert ("Service", "redis") in named  # what CLASSMITH_REDIS_URL says
-    assert ("Service", "api") in named  # what nginx.conf says
+    assert ("Service", "api") in named  # what CLASSMITH_API says
+
+
+def test_the_balancer_asks_for_replicas_by_their_whole_name() -> None:
+    """nginx's resolver knows no search domains: "api" alone is a name that Kubernetes' DNS does not have."""
+    manifest = (ROOT / "docker" / "kubernetes" / "balancer.yaml").read_text()
+    (pod,) = (d["spec"]["template"]["spec"] for d in yaml.safe_load_all(manifest) if "template" in d["spec"])
+    env = {one["name"]: one.get("value", "") for one in pod["containers"][0]["env"]}
+    assert env["CLASSMITH_API"] == "api.$(NAMESPACE).svc.cluster.local:8000"
+    assert "${CLASSMITH_API}" in (ROOT / "docker" / "nginx.conf").read_text()

@@ -64,6 +64,18 @@ def test_a_generator_with_one_wrong_weight_is_refused(files: dict[str, bytes]) -
         check_parity(small.model(small.EXPORTED), wrong, small.manifest(), SHAPES[:1])
 
 
+def test_a_graph_that_gives_no_numbers_is_refused(files: dict[str, bytes]) -> None:
+    def spoil(model: onnx.ModelProto) -> None:
+        for tensor in model.graph.initializer:
+            if tensor.data_type == TensorProto.FLOAT and tensor.data_location != TensorProto.EXTERNAL:
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32("nan"), tensor.name))
+
+    for name in ("generator.onnx", "skeleton.onnx"):
+        wrong = {**files, name: edited(files[name], spoil)}
+        with pytest.raises(InvalidMetaModel, match="do not ship this export"):
+            check_parity(small.model(small.EXPORTED), wrong, small.manifest(), SHAPES[:1])
+
+
 def without_rectification(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type in {"LeakyRelu", "Relu"}:

@@ -247,6 +247,12 @@ def test_a_line_of_pixels_fits(size: tuple[int, int], spec: PreprocessSpec) -> N
     assert to_pixels(encoded(Image.new("RGB", size, RED)), spec).shape == (spec.size, spec.size, spec.channels)
 
 
+@pytest.mark.parametrize("size", [(200, 3), (3, 200), (4000, 1), (55, 1)])
+def test_of_a_very_thin_drawing_something_is_left(size: tuple[int, int]) -> None:
+    """It would be scaled to no pixels, and padded to a blank page."""
+    assert (to_pixels(encoded(Image.new("L", size, 0)), GREY) < 128).any()
+
+
 def test_large_jpegs_are_reduced_while_decoding_but_not_below_twice_the_size() -> None:
     large = encoded(Image.new("RGB", (1024, 768), RED), "JPEG")
     reduced = decode(large, COLOUR)

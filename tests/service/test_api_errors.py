@@ -141,6 +141,17 @@ def test_more_images_than_the_meta_model_takes_are_refused(service: Live) -> Non
     problem(service.http.post("/tasks", json=body), 422)
 
 
+@pytest.mark.parametrize(("case", "words"), [
+    ("a member that does not exist", "colour: there is no such field; leave it out, or check its spelling. See /docs"),
+    ("classes missing", "classes: this field is missing."),
+    ("a number for a name", "classes[1].name: this must be a string."),
+    ("images as text", "classes[1].images: this must be an array, [...]."),
+])  # fmt: skip
+def test_json_of_another_shape_is_refused_in_the_words_of_json(service: Live, case: str, words: str) -> None:
+    detail = problem(service.http.post("/tasks", json=IMPOSSIBLE[case][0]), 400)["detail"]
+    assert detail.startswith(words)
+
+
 BAD_JSON: dict[str, bytes] = {
     "empty": b"",
     "not JSON": b"{classes: []}",

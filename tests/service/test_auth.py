@@ -34,6 +34,7 @@ NO_KEYS = ["", "Bearer", "Bearer nope", "Basic key-of-ann", "key-of-ann", "Beare
 def test_without_a_known_key_nothing_is_answered(guarded: Live, header: str) -> None:
     headers = httpx.Headers([("Authorization", header)] if header else [], encoding="latin-1")
     for method, target in [("GET", "/tasks"), ("POST", "/tasks"), ("POST", f"/tasks/{'0' * 32}/predict"),
+                           ("GET", "/meta-models"),
                            ("DELETE", f"/tasks/{'0' * 32}"), ("GET", f"/tasks/{'0' * 32}/model.onnx")]:  # fmt: skip
         response = guarded.http.request(method, target, headers=headers)
         assert places(problem(response, 401)) == ["Authorization"]

@@ -144,9 +144,12 @@ def test_meta_models_are_listed_and_verified(meta_models: Path, tmp_path: Path) 
     (["serve", "--port", "70000"], {}, "CLASSMITH_PORT"),
     (["serve"], {"port": "x"}, "CLASSMITH_PORT"),
     (["serve"], {"device": "tpu"}, "CLASSMITH_DEVICE"),
+    (["serve", "--port", "70000"], {"max_task": "3"}, "warning: CLASSMITH_MAX_TASK is no setting"),
     (["serve", "--state-dir", "/dev/null/state"], {}, "CLASSMITH_STATE_DIR"),
     (["serve"], {"api_keys_file": "/nowhere.json"}, "nowhere.json"),
     (["worker"], {}, "CLASSMITH_REDIS_URL"),
+    (["recover"], {}, "There is no store"),
+    (["recover"], {"redis_url": "redis://127.0.0.1:1"}, "append-only file"),
     (["worker", "--redis-url", "redis://127.0.0.1:1"], {"meta_models": "/nowhere"}, "CLASSMITH_META_MODELS"),
 ])  # fmt: skip
 def test_a_service_that_cannot_start_says_why(

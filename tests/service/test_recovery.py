@@ -12,6 +12,7 @@ import pytest
 
 from models.errors import Unavailable
 from service.recovery import PAGE_BYTES, Recovered, recover
+from service.settings import InvalidSettings
 from service.stores.sqlite import SqliteTaskStore
 from service.stores.sqlite_schema import KEYS_FILE, TASKS_FILE, check
 from tests.contract.places import record
@@ -145,6 +146,11 @@ def test_a_damaged_file_of_idempotency_keys_is_set_aside(tmp_path: Path) -> None
     (tmp_path / KEYS_FILE).write_bytes(b"not a database" * 1_000)
     assert recover(tmp_path)[1].kept_as.startswith(f"{KEYS_FILE}.damaged-")
     assert not (tmp_path / KEYS_FILE).exists()
+
+
+def test_a_folder_without_a_store_is_not_called_whole(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="no store"):
+        recover(tmp_path / "mistyped")
 
 
 def test_a_store_of_the_first_version_is_brought_to_this_one(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.metamodel import ZOO
-from service.settings import Grant, InvalidSettings, Settings, is_loopback, read_settings
+from service.settings import Grant, InvalidSettings, Settings, is_loopback, misspelt, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +72,20 @@ def test_a_bad_value_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, nam
     monkeypatch.setenv(f"CLASSMITH_{name.upper()}", value)
     with pytest.raises(InvalidSettings, match=rf"(?i){name}"):
         read_settings()
+
+
+def test_the_address_that_kubernetes_sets_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLASSMITH_PORT", "tcp://10.96.3.7:80")
+    with pytest.raises(InvalidSettings, match="enableServiceLinks: false"):
+        read_settings()
+    assert read_settings(port=8001).port == 8001
+
+
+def test_a_misspelt_variable_is_told_and_no_other() -> None:
+    known = ["CLASSMITH_MAX_TASKS", "classmith_port", "CLASSMITH_API_KEY", "CLASSMITH_URL", "CLASSMITH_SERVICE_HOST"]
+    assert misspelt([*known, "MAX_TASK", "PATH"]) == []
+    (warning,) = misspelt([*known, "CLASSMITH_MAX_TASK"])
+    assert warning == "CLASSMITH_MAX_TASK is no setting; CLASSMITH_MAX_TASKS is one."
 
 
 def test_keys_come_from_a_file_too(tmp_path: Path) -> None:

@@ -110,3 +110,10 @@ def test_photographs_are_only_mirrored_and_shifted_where_strength_is_zero() -> N
     assert set(columns.tolist()) == set(range(4, 13)) | set(range(19, 28))
     mirrored = float((columns > 16).float().mean())
     assert 0.35 < mirrored < 0.65
+
+
+def test_what_is_drawn_on_the_cpu_goes_where_the_images_are() -> None:
+    """On no device that computes, but on one that, as a GPU does, refuses tensors of another."""
+    strange = strokes().to("meta")
+    assert augment.distort_strokes(strange, torch.arange(6), random(), size=28).is_meta
+    assert augment.distort_photographs(torch.rand(4, 3, 32, 32, device="meta"), random()).is_meta

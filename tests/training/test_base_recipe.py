@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from models.nn.bases import BaseSpec, Classifier
 from tests.training import described, small
-from training import checkpoint
+from training import augment, card, checkpoint
 from training.checkpoint import CheckpointError
 from training.configs.base import Config
 from training.data import DATASETS
 from training.data.folders import DataError, ImageSet
 from training.episodes import shrink
+from training.pretrained import origin
 from training.recipes import base
 from training.recipes.base import VALIDATION, fit, validate
 
@@ -119,6 +122,43 @@ def test_a_run_of_something_else_is_not_resumed(
     with pytest.raises(CheckpointError, match=f"was trained with another {named}; start a new run folder with --run"):
         fit(config, train, validation, whole, small.CPU)
     assert (whole / "checkpoint.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"learning_rate": 0.02}, {"weight_decay": 0.0}], ids=str)
+def test_a_run_with_other_settings_is_not_resumed(
+    split: tuple[ImageSet, ImageSet], whole: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(CheckpointError, match=f"another {next(iter(changes))}; start a new run folder with --run"):
+        fit(replace(described.BASE, **changes), *split, whole, small.CPU)
+
+
+def test_a_run_of_an_older_version_goes_on_for_longer(
+    split: tuple[ImageSet, ImageSet], whole: Path, tmp_path: Path
+) -> None:
+    """What its configuration does not have yet was as the default is; precision and length may change."""
+    header = checkpoint.read_header(whole / "checkpoint.safetensors")
+    del header["config"]["augmentation"], header["config"]["base"]["same_padding"]
+    save_file(tensors(whole), tmp_path / "checkpoint.safetensors", metadata={"header": json.dumps(header)})
+    fit(replace(described.BASE, n_epochs=3, bf16=True), *split, tmp_path, small.CPU, stop_after=1)
+    assert checkpoint.read_header(tmp_path / "checkpoint.safetensors")["step"] == N_STEPS + 1
+
+
+def test_a_run_that_diverges_keeps_its_checkpoint(
+    split: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(described.BASE, *split, tmp_path, small.CPU, stop_after=1)
+    before = tensors(tmp_path)
+    monkeypatch.setattr(augment, "distort_pixels", lambda pixels, *_: math.nan * pixels.float())
+    with pytest.raises(CheckpointError, match=r"diverged at step 1 .* the checkpoint of step 1 is kept"):
+        fit(described.BASE, *split, tmp_path, small.CPU)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tensors(tmp_path).items())
+
+
+def test_a_base_of_ones_own_images_says_so(split: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+    fit(described.BASE, *split, tmp_path, small.CPU, own_images=True, stop_after=1)
+    found = origin(str(tmp_path / "checkpoint.safetensors"))
+    assert found["own_images"]
+    assert f"images of one's own (digest {split[0].digest})" in card.met(found, "another")
 
 
 def test_a_pretrained_one_takes_classes_it_has_rows_for(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import stat
@@ -163,3 +164,15 @@ def test_a_hypertransformer_comes_back_bit_for_bit(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "c.safetensors", model, None, {"step": 0})
     checkpoint.load(tmp_path / "c.safetensors", other)
     assert equal(model.state_dict(), other.state_dict())
+
+
+def test_a_loss_that_is_no_number_stops_a_run(saved: Path, tmp_path: Path) -> None:
+    one, no_number, boundless = torch.tensor(1.5), torch.tensor(math.nan), torch.tensor(math.inf)
+    assert checkpoint.finite_loss(one, torch.tensor(2.0), 7, saved) == 1.5
+    for loss, norm in ((no_number, one), (one, no_number), (one, boundless), (boundless, one)):
+        with pytest.raises(
+            CheckpointError, match=r"diverged at step 7 .*; the checkpoint of step 2 is kept: .* --seed"
+        ):
+            checkpoint.finite_loss(loss, norm, 7, saved)
+    with pytest.raises(CheckpointError, match="none is kept"):
+        checkpoint.finite_loss(no_number, one, 7, tmp_path / "none.safetensors")

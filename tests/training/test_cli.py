@@ -175,10 +175,13 @@ def test_ones_own_images_must_be_images_of_classes(
     assert "neither a folder nor a ZIP" in refusal(capsys, *command, str(tmp_path / "missing"))
     (tmp_path / "a").mkdir()
     assert "no class folders" in refusal(capsys, *command, str(tmp_path / "a"))
-    (tmp_path / "a" / "1.png").write_bytes(b"no image")
+    (tmp_path / "a" / "x").mkdir()
+    (tmp_path / "a" / "x" / "1.png").write_bytes(b"no image")
     assert "1.png: This is not a JPEG" in refusal(capsys, *command, str(tmp_path / "a"))
-    (tmp_path / "a" / "1.png").write_bytes(drawing(0, 0))
+    (tmp_path / "a" / "x" / "1.png").write_bytes(drawing(0, 0))
     assert "7 classes at least" in refusal(capsys, *command, str(tmp_path / "a"))
+    (tmp_path / "a" / "2.png").write_bytes(drawing(0, 0))
+    assert "2.png is outside of the class folders" in refusal(capsys, *command, str(tmp_path / "a"))
     for k in range(8):
         (tmp_path / "b" / f"class{k}").mkdir(parents=True)
         (tmp_path / "b" / f"class{k}" / "1.png").write_bytes(drawing(k, 0))
@@ -203,6 +206,38 @@ def test_export_needs_a_whole_run_its_images_and_a_name(
     line = refusal(capsys, "export", str(run), "--to", str(tmp_path / "x"), "--images", str(other))
     assert "trained on other images; give the images it was trained on" in line
     assert not (tmp_path / "x").exists()
+
+
+def test_export_deletes_no_folder_that_is_no_meta_model(
+    run: Path, meta_model: metamodel.MetaModel, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images, a whole zoo, or a page of the web, which may have a manifest.json, too."""
+    drawings, zoo, page = tmp_path / "my-drawings", tmp_path / "zoo", tmp_path / "page"
+    shutil.copytree(folders, drawings)
+    shutil.copytree(meta_model.folder, zoo / "tiny-drawings")
+    page.mkdir()
+    (page / "manifest.json").write_text('{"name": "Page"}')
+    for folder in (drawings, zoo, page):
+        before = sorted(folder.rglob("*"))
+        line = refusal(capsys, "export", str(run), "--to", str(folder), "--images", str(folders))
+        assert f"{folder} is there and is no meta-model: an export would delete what it holds; give --to a new" in line
+        assert sorted(folder.rglob("*")) == before
+
+
+def test_what_depends_on_the_other_queries_is_trained_and_not_exported(
+    tiny: object, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(small.CONFIG, model=replace(small.MODEL, normalisation="query"), n_steps=1)
+    monkeypatch.setitem(CONFIGS, "transductive", lambda: config)
+    assert fit(folders, tmp_path / "run", config="transductive") == 0
+    assert "training export" not in capsys.readouterr().out
+    line = refusal(capsys, "export", str(tmp_path / "run"), "--to", str(tmp_path / "x"), "--images", str(folders))
+    assert "for comparison in training alone: its answers depend on the other queries" in line
+
+
+def test_another_seed_is_another_run(run: Path, folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("fit", "hypertransformer", "--config", "tiny", "--run", str(run), "--images", str(folders))
+    assert "trained with another seed" in refusal(capsys, *command, "--device", "cpu", "--seed", "1")
 
 
 def test_evaluate_needs_a_whole_meta_model_and_its_own_images(
@@ -258,3 +293,11 @@ def test_wrong_arguments_are_refused_with_the_usage(arguments: list[str], capsys
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert "usage: training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99"])
+def test_a_device_that_is_not_here_is_refused_before_images_are_read(
+    device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", "hypertransformer", "--config", "omniglot-8", "--images", "nowhere", "--device", device]
+    assert f"no device '{device}' here" in refusal(capsys, *command)

@@ -114,6 +114,15 @@ def test_classes_are_found_by_their_whole_name_or_their_folders() -> None:
         in_order(["a/zebra", "b/zebra"], texts)
 
 
+def test_a_class_is_found_however_its_accents_are_written() -> None:
+    one, two = "cr\u00e8me br\u00fbl\u00e9e", "cre\u0300me bru\u0302le\u0301e"
+    assert one != two
+    for key, folder in ((one, two), (two, one), (one, f"sweets/{two}"), (f"sweets/{two}", f"sweets/{one}")):
+        assert in_order([folder], {key: GOLDFISH}) == (GOLDFISH,)
+    with pytest.raises(DataError, match=f"'{two}x'"):
+        in_order([f"{two}x"], {one: GOLDFISH})
+
+
 def test_classes_without_texts_are_named_with_the_remedy() -> None:
     with pytest.raises(DataError, match=r"what 'b', 'c', 'd' and 1 more look like; add them to descriptions\.json as"):
         in_order(["a", "b", "c", "d", "e"], {"a": GOLDFISH})

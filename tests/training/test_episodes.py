@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data.folders import DataError, ImageSet
-from training.episodes import Episode, EpisodeShape, sample, shrink
+from training.episodes import Episode, EpisodeShape, drawable, sample, shrink
 
 SHAPES = st.builds(
     EpisodeShape,
@@ -124,6 +124,45 @@ def test_too_few_classes_or_images_are_refused_with_what_there_is() -> None:
         draw(images, EpisodeShape(4, 1, 1))
     with pytest.raises(DataError, match="class 1 has 3 images; the episode needs 4"):
         draw(images, EpisodeShape(3, 2, 2))
+
+
+def test_an_evaluation_refuses_small_classes_before_it_starts() -> None:
+    images = image_set([9, 3, 9, 2, 1, 0])
+    with pytest.raises(
+        DataError,
+        match=r"takes 4 images of a class, and 'class 1' has 3, 'class 3' has 2, 'class 4' has 1, 1 more have too few; "
+        r"give fewer --shots, --queries or --unlabeled, or leave such classes out",
+    ):
+        drawable(images, EpisodeShape(2, 1, 2, n_unlabeled=1))
+    with pytest.raises(DataError, match=r"these data have 6: give fewer --ways"):
+        drawable(images, EpisodeShape(7, 1, 2))
+    images = image_set([3, 9])
+    assert drawable(images, EpisodeShape(2, 2, 1)) is images
+    assert drawable(images, EpisodeShape(2, 3, 2, unbalanced=True)) is images
+
+
+def test_an_evaluation_within_groups_draws_of_those_with_enough_classes() -> None:
+    groups = ["a", "b", "a", "c", "b", "a"]
+    images = image_set([5] * 6, groups)
+    drawn = drawable(images, EpisodeShape(3, 1, 1), within_group=True)
+    assert (set(drawn.groups), drawn.n_classes) == ({"a"}, 3)
+    assert drawable(images, EpisodeShape(2, 1, 1), within_group=True).groups == ("a", "b", "a", "b", "a")
+    with pytest.raises(
+        DataError, match=r"No group has 4 classes: 'a' has the most, 3; give fewer --ways, or leave out"
+    ):
+        drawable(images, EpisodeShape(4, 1, 1), within_group=True)
+    even = image_set([5, 5, 1, 5], ["a", "b", "a", "b"])
+    with pytest.raises(DataError, match="'class 2' has 1"):
+        drawable(even, EpisodeShape(2, 1, 1), within_group=True)
+    even = image_set([5] * 4, ["a", "b", "a", "b"])
+    assert drawable(even, EpisodeShape(2, 1, 1), within_group=True) is even
+
+
+def test_classes_within_a_group_are_drawn_as_they_have_always_been() -> None:
+    """Also where others top them up, as in training: figures and runs are repeated by their seeds."""
+    images = image_set([5] * 7, ["a", "a", "a", "b", "b", "b", "c"])
+    found = [draw(images, EpisodeShape(3, 1, 1), seed, within_group=True).classes.tolist() for seed in range(6, 10)]
+    assert found == [[3, 5, 4], [6, 0, 5], [3, 4, 5], [1, 0, 2]]
 
 
 def test_an_episode_that_shares_an_image_between_support_and_query_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from tests.service import centroids
 from training import evaluate as evaluation
 from training.card import CONTROLS
 from training.columns import STANDARD, evaluate_images, evaluate_standard
+from training.data import omniglot
+from training.data.dataset import Dataset
 from training.data.folders import DataError, ImageSet
-from training.episodes import EpisodeShape, sample
+from training.episodes import Episode, EpisodeShape, sample
 from training.evaluate import Evaluator, calibrate, evaluate
 
 SHAPE = EpisodeShape(3, 1, 2, n_unlabeled=1)
@@ -111,11 +114,56 @@ def test_calibration_finds_a_temperature_and_a_threshold(exported: MetaModel, dr
 
 
 @pytest.mark.usefixtures("_few_tasks")
+def test_classes_of_one_group_are_never_topped_up_from_others(
+    exported: MetaModel, drawings: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three alphabets the first has five characters, the last four: 5-way tasks are of the others."""
+    drawn: list[set[str]] = []
+
+    def spy(images: ImageSet, *arguments: Any, **options: Any) -> Episode:
+        episode = sample(images, *arguments, **options)
+        drawn.append({images.groups[k] for k in episode.classes})
+        return episode
+
+    monkeypatch.setattr(evaluation, "sample", spy)
+    found = evaluate(exported, drawings, EpisodeShape(5, 1, 2), n_episodes=6, within_group=True, progress=False)
+    assert len(drawn) > 6
+    assert {len(groups) for groups in drawn} == {1}
+    assert set.union(*drawn) == {"ash", "birch"}
+    assert (found["data_digest"], found["n_classes"]) == (drawings.digest, drawings.n_classes)
+
+
+def test_a_card_leaves_out_the_column_that_no_group_is_large_enough_for(
+    exported: MetaModel, drawings: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = ((EpisodeShape(5, 1, 2), True), (EpisodeShape(6, 1, 2), False), (EpisodeShape(6, 1, 2), True))
+    monkeypatch.setattr("training.columns.STANDARD", {"omniglot": shapes})
+    monkeypatch.setattr(
+        "training.columns.DATASETS",
+        {"omniglot": Dataset("omniglot", "drawings", omniglot.SPEC, lambda *_: drawings, Path)},
+    )
+    monkeypatch.setattr("training.columns.write_card", lambda _: None)
+    monkeypatch.setattr(evaluation, "N_AGNOSTIC", 2)
+    path = exported.folder / "evaluation.json"
+    path.write_text(json.dumps({"training": {"config": {"dataset": "omniglot"}}}))
+    try:
+        columns = evaluate_standard(exported, n_episodes=2)["columns"]
+    finally:
+        path.unlink()
+    found = [(column["shape"]["n_way"], column["classes_from"]) for column in columns]
+    assert found == [(5, "one group"), (6, "anywhere")]
+
+
+@pytest.mark.usefixtures("_few_tasks")
 def test_a_column_on_ones_own_folders(exported: MetaModel, folders: Path, drawings: ImageSet) -> None:
     found = evaluate_images(exported, folders, SHAPE, within_group=False, n_episodes=2, seed=0)
     assert found["data_digest"] == drawings.digest
     with pytest.raises(DataError, match="these data have 14"):
         evaluate_images(exported, folders, EpisodeShape(15, 1, 1), within_group=False, n_episodes=2, seed=0)
+    with pytest.raises(DataError, match="No group has 6 classes"):
+        evaluate_images(exported, folders, EpisodeShape(6, 1, 1), within_group=True, n_episodes=2, seed=0)
+    with pytest.raises(DataError, match=r"takes 9 images of a class.* give fewer --shots"):
+        evaluate_images(exported, folders, EpisodeShape(2, 1, 8), within_group=False, n_episodes=2, seed=0)
 
 
 def test_standard_columns_are_of_the_meta_models_own_data(exported: MetaModel) -> None:

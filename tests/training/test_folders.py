@@ -19,8 +19,8 @@ from training.data.folders import DataError, ImageSet, data_root, join, read_ima
 SPEC = omniglot.SPEC
 
 
-def zipped(folder: Path, target: Path, *, prefix: str = "") -> Path:
-    with zipfile.ZipFile(target, "w") as archive:
+def zipped(folder: Path, target: Path, *, prefix: str = "", compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(target, "w", compression) as archive:
         for path in sorted(folder.rglob("*")):
             archive.write(path, prefix + path.relative_to(folder).as_posix())
     return target
@@ -95,13 +95,83 @@ def test_nothing_to_read_says_what_is_wanted(tmp_path: Path) -> None:
             read_images(path, SPEC)
 
 
-def test_a_damaged_zip_says_so(folders: Path, tmp_path: Path) -> None:
-    path = zipped(folders, tmp_path / "drawings.zip")
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_zip_says_so(folders: Path, tmp_path: Path, compression: int) -> None:
+    path = zipped(folders, tmp_path / "drawings.zip", compression=compression)
     data = bytearray(path.read_bytes())
-    data[200] ^= 0xFF
+    with zipfile.ZipFile(path) as archive:
+        first = next(info for info in archive.infolist() if info.file_size)
+    start = first.header_offset + 30 + len(first.filename)
+    data[start : start + 40] = b"\xff" * 40
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"damaged ZIP file.*copy or make it again"):
         read_images(path, SPEC)
+
+
+@pytest.mark.parametrize(("at", "value"), [(6, 1), (8, 9)], ids=["a password", "another compression"])
+def test_a_zip_that_is_not_plain_is_to_be_made_again(tmp_path: Path, at: int, value: int) -> None:
+    """Its flags, or its compression, in the local header and (2 bytes on) in the directory."""
+    write(tmp_path / "images" / "a" / "1.png", drawing(0, 0))
+    path = zipped(tmp_path / "images", tmp_path / "images.zip")
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        data[archive.infolist()[-1].header_offset + at] = value
+        data[data.rindex(b"PK\x01\x02") + 2 + at] = value
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"a password, or a compression .*make it again as a plain ZIP"):
+        read_images(path, SPEC)
+
+
+def test_links_to_class_folders_are_followed_and_those_that_lead_back_are_not(tmp_path: Path) -> None:
+    write(tmp_path / "images" / "a" / "1.png", drawing(0, 0))
+    write(tmp_path / "elsewhere" / "1.png", drawing(1, 0))
+    (tmp_path / "images" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "a" / "all").symlink_to(tmp_path / "images")
+    (tmp_path / "elsewhere" / "self").symlink_to(tmp_path / "images" / "b")
+    assert read_images(tmp_path / "images", SPEC).class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("is_zip", [False, True])
+def test_class_folders_without_an_image_that_can_be_read_are_named(tmp_path: Path, is_zip: bool) -> None:
+    images = tmp_path / "images"
+    for name, file in (("a", "1.png"), ("b", "1.BMP"), ("c", "1.gif"), ("e", "1.tif")):
+        write(images / name / file, drawing(0, 0))
+    (images / "d").mkdir()
+    source = zipped(images, tmp_path / "images.zip") if is_zip else images
+    with pytest.raises(DataError, match=r"no image that can be read in 'b', 'c', 'd' and 1 more; convert .* or remove"):
+        read_images(source, SPEC)
+
+
+def test_what_stands_beside_class_folders_and_is_no_class_is_left(tmp_path: Path) -> None:
+    write(tmp_path / "group" / "a" / "1.png", drawing(0, 0))
+    write(tmp_path / "group" / "a" / "1.bmp", b"beside one that can be read")
+    write(tmp_path / "descriptions.json", b"{}")
+    write(tmp_path / "logo.gif", b"no class")
+    write(tmp_path / "documents" / "notes.txt", b"no image")
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    for source in (tmp_path, zipped(tmp_path, tmp_path.parent / "beside.zip")):
+        assert read_images(source, SPEC).class_names == ("group/a",)
+
+
+@pytest.mark.parametrize("prefix", ["", "my data/"])
+def test_images_outside_of_class_folders_are_refused(tmp_path: Path, prefix: str) -> None:
+    write(tmp_path / "a" / "1.png", drawing(0, 0))
+    write(tmp_path / "cover.png", drawing(1, 0))
+    path = zipped(tmp_path, tmp_path.parent / "loose.zip", prefix=prefix)
+    with pytest.raises(DataError, match=rf": {prefix}cover\.png is outside of the class folders; put each .*<class>/"):
+        read_images(path, SPEC)
+    (tmp_path / "a" / "1.png").unlink()
+    (tmp_path / "a").rmdir()
+    with pytest.raises(DataError, match=r": cover\.png is outside"):
+        read_images(tmp_path, SPEC)
+
+
+def test_a_link_to_an_image_that_is_gone_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "1.png", drawing(0, 0))
+    (tmp_path / "a" / "2.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=r"a/2\.png cannot be read .*copy it again"):
+        read_images(tmp_path, SPEC)
 
 
 def test_the_digest_names_images_labels_and_names(drawings: ImageSet) -> None:

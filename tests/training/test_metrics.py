@@ -13,7 +13,7 @@ from training import metrics
 
 
 def test_a_mean_and_its_interval_by_hand() -> None:
-    assert metrics.figure([0.5, 0.7, 0.9]) == {"mean": 70.0, "ci95": round(1.96 * 20 / math.sqrt(3), 2)}
+    assert metrics.figure([0.5, 0.7, 0.9]) == {"mean": 70.0, "ci95": round(4.302653 * 20 / math.sqrt(3), 2)}
     assert metrics.figure(np.array([0.25, 0.25])) == {"mean": 25.0, "ci95": 0.0}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from training.data.descriptions import ClassTexts
 from training.data.folders import DataError, ImageSet
 from training.described import prepare
 from training.encoded import EncodedTexts
-from training.pretrained import read_base
+from training.pretrained import origin, read_base
 from training.recipes import n3
 
 N_STEPS = 24
@@ -274,6 +276,39 @@ def test_a_class_without_text_stops_a_run(
         some = {other: own for other, own in texts.items() if other != name}
         with pytest.raises(DataError, match=name):
             n3.fit(config, *split, tmp_path / "run", small.CPU, texts=some)
+
+
+def test_classes_that_no_export_could_calibrate_on_stop_a_run(
+    config: Config, split: tuple[ImageSet, ImageSet], texts: dict[str, ClassTexts], tmp_path: Path
+) -> None:
+    train, unseen = split
+    kept = np.flatnonzero((unseen.labels != 1) | (np.arange(len(unseen.labels)) == unseen.indices[1][0]))
+    few = replace(unseen, pixels=unseen.pixels[kept], labels=unseen.labels[kept])
+    with pytest.raises(DataError, match=f"1 images of {few.class_names[1]}.* Add images of that class"):
+        n3.fit(config, train, few, tmp_path / "run", small.CPU, texts=texts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_diverges_keeps_its_checkpoint(
+    fit: Fit, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(config, tmp_path, stop_after=1)
+    before, loss_on_images = (tmp_path / "checkpoint.safetensors").read_bytes(), n3._loss_on_images
+    monkeypatch.setattr(n3, "_loss_on_images", lambda *given: math.inf * loss_on_images(*given))
+    with pytest.raises(CheckpointError, match=r"diverged at step 1 .* the checkpoint of step 1 is kept"):
+        fit(config, tmp_path)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_run_says_what_its_base_was_even_once_that_is_gone(fit: Fit, config: Config, tmp_path: Path) -> None:
+    lent = tmp_path / "base.safetensors"
+    shutil.copy(config.base, lent)
+    borrowed, run = replace(config, base=str(lent)), tmp_path / "run"
+    fit(borrowed, run, stop_after=1)
+    lent.unlink()
+    fit(borrowed, run, stop_after=1)
+    header = read_header(run / "checkpoint.safetensors")
+    assert (header["step"], header["base_origin"]) == (2, origin(config.base))
 
 
 def test_positions_are_those_in_the_task() -> None:

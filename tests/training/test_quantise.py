@@ -20,7 +20,7 @@ from models.task import ClassSpec, TaskSpec
 from service.catalogue import Catalogue
 from service.cli.meta_models import _fault
 from service.prediction.sessions import Placement, SharedNetworks, build_session
-from training import cli, quantise
+from training import cli, columns, quantise
 from training.columns import quantise_trained
 from training.data.folders import DataError, read_images
 
@@ -88,7 +88,7 @@ def test_ranges_are_in_the_file_and_the_exporters_notes_are_not(meta_model: Meta
     assert not any(node.metadata_props or node.doc_string for node in graph.node)
 
 
-def test_the_facts_are_measured_and_stand_in_the_card(meta_model: MetaModel) -> None:
+def test_the_facts_are_measured_and_stand_in_the_card(meta_model: MetaModel, cloths: Path) -> None:
     read = quantised.read(meta_model)
     assert read is not None
     facts = read[1]
@@ -101,6 +101,7 @@ def test_the_facts_are_measured_and_stand_in_the_card(meta_model: MetaModel) -> 
     card = (meta_model.folder / "CARD.md").read_text()
     assert "## In 8-bit integers" in card
     assert f"`{facts.command}`" in card
+    assert facts.command == f"training quantise {meta_model.folder} --episodes 4 --seed 1 --images {cloths}"
 
 
 def test_quantised_again_it_is_the_same_file(meta_model: MetaModel, cloths: Path) -> None:
@@ -154,9 +155,35 @@ def test_facts_of_another_meta_model_are_refused(meta_model: MetaModel, tmp_path
 def test_what_there_is_nothing_to_gain_for_is_refused(exported: MetaModel, meta_model: MetaModel, cloths: Path) -> None:
     images = read_images(cloths, meta_model.manifest.preprocess)
     with pytest.raises(DataError, match="slower in 8-bit integers"):
-        quantise.quantise(exported, images, images, {})
+        quantise.quantise(exported, images, images, {}, command="")
     with pytest.raises(DataError, match="trained on your own images"):
         quantise_trained(meta_model)
+
+
+def test_images_that_have_changed_since_the_training_are_refused(
+    meta_model: MetaModel, cloths: Path, tmp_path: Path
+) -> None:
+    """A class more shifts which of them validate, so that some were trained on."""
+    more = shutil.copytree(cloths, tmp_path / "cloths")
+    shutil.copytree(more / "plain red", more / "a new class")
+    with pytest.raises(DataError, match="trained on other images"):
+        quantise_trained(meta_model, images=more)
+
+
+def test_one_that_reads_words_alone_is_compared_without_images(
+    meta_model: MetaModel, cloths: Path, tmp_path: Path
+) -> None:
+    files = {name: meta_model.read(name) for name in meta_model.manifest.files}
+    manifest = meta_model.manifest.model_copy(update={"accepts_images": False})
+    beside = {"evaluation.json": (meta_model.folder / "evaluation.json").read_bytes()}
+    words = metamodel.write(tmp_path / "cloths", manifest, files, beside=beside)
+    assert [c["given"] for c in quantise_trained(words, images=cloths, n_episodes=2).columns] == ["words"]
+
+
+def test_a_meta_model_that_ships_is_named_from_the_root(meta_model: MetaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metamodel, "ZOO", meta_model.folder.parent)
+    command = "training evaluate models/zoo/cloths --episodes 9 --seed 1 --fine-tuning 3"
+    assert columns._command("evaluate", meta_model, 9, 1, "--fine-tuning", "3") == command
 
 
 def test_a_processor_is_asked_for_its_instructions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from models.methods.hypertransformer import GeneratedNetwork, HyperTransformer
 from tests.models import small as small_models
@@ -24,6 +25,7 @@ from training.checkpoint import CheckpointError
 from training.configs.hypertransformer import CONFIGS, Config
 from training.data.folders import ImageSet
 from training.episodes import EpisodeShape, sample
+from training.recipes import hypertransformer
 from training.recipes.hypertransformer import (
     METHOD,
     _loss,
@@ -39,6 +41,8 @@ from training.schedule import learning_rate
 
 ROOT = Path(__file__).parents[2]
 BASE = replace(small.CONFIG, model=replace(small.MODEL, n_generated_layers=1, normalisation="base"), across_tasks=0.5)
+
+NEVER = Path("never-written")
 
 
 def run(config: Config, images: ImageSet, folder: Path, *, stop_after: int | None = None) -> HyperTransformer:
@@ -99,6 +103,50 @@ def test_a_run_does_not_go_on_with_other_images(drawings: ImageSet, tmp_path: Pa
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
     with pytest.raises(CheckpointError, match="another train_data_digest; start a new run folder"):
         run(small.CONFIG, replace_pixels(drawings, 255 - drawings.pixels), tmp_path)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"learning_rate": 1e-3, "augmentation": 0.5}, "learning_rate, augmentation"),
+        ({"shapes": ((1.0, EpisodeShape(4, 1, 2)),)}, "shapes"),
+    ],
+    ids=str,
+)
+def test_a_run_does_not_go_on_with_other_settings(
+    drawings: ImageSet, tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    """Also where it is finished, and would be said to be trained."""
+    run(small.CONFIG, drawings, tmp_path)
+    with pytest.raises(CheckpointError, match=f"was trained with another {named}; start a new run folder with --run"):
+        run(replace(small.CONFIG, **changes), drawings, tmp_path)
+
+
+def test_a_run_of_an_older_version_goes_on(drawings: ImageSet, tmp_path: Path) -> None:
+    """What its configuration does not have yet was as the default is."""
+    run(small.CONFIG, drawings, tmp_path, stop_after=1)
+    path = tmp_path / "checkpoint.safetensors"
+    header = checkpoint.read_header(path)
+    del header["config"]["unlabeled_sharpness"], header["config"]["model"]["architecture"]
+    for _, shape in header["config"]["shapes"]:
+        shape.pop("n_unlabeled") if not shape["n_unlabeled"] else None
+    save_file(load_file(path), path, metadata={"header": json.dumps(header)})
+    with pytest.raises(CheckpointError, match="another unlabeled_sharpness"):
+        run(replace(small.CONFIG, unlabeled_sharpness=5.0), drawings, tmp_path)
+    run(replace(small.CONFIG, bf16=True, n_steps=2), drawings, tmp_path)
+    assert checkpoint.read_header(path)["step"] == 2
+
+
+def test_a_run_that_diverges_keeps_its_checkpoint(
+    drawings: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(small.CONFIG, drawings, tmp_path, stop_after=2)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    monkeypatch.setattr(hypertransformer, "_loss", lambda *given: math.nan * _loss(*given))
+    with pytest.raises(CheckpointError, match=r"diverged at step 2 .* the checkpoint of step 2 is kept"):
+        run(small.CONFIG, drawings, tmp_path, stop_after=1)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
 
@@ -185,7 +233,7 @@ def test_a_step_moves_every_parameter_that_has_a_use(drawings: ImageSet) -> None
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.AdamW(model.parameters())
     for step in range(3):
-        assert math.isfinite(_train_step(small.CONFIG, model, optimizer, drawings, small.CPU, step))
+        assert math.isfinite(_train_step(small.CONFIG, model, optimizer, drawings, small.CPU, step, NEVER))
     still = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
     assert {name for name in still if "norm_memory" not in name} == set()
 
@@ -285,6 +333,15 @@ def test_augmentation_distorts_a_class_alike_in_support_unlabelled_and_query(dra
         assert (support[task, 0] - support[task, 2]).abs().max() > 0.5
 
 
+def test_tasks_are_augmented_where_the_network_is(drawings: ImageSet) -> None:
+    """On a device that, as a GPU does, refuses tensors of another."""
+    rng, random = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    episodes = [sample(drawings, EpisodeShape(3, 2, 2), rng) for _ in range(2)]
+    assert all(
+        part.is_meta for part in assemble(small.MODEL, drawings, episodes, torch.device("meta"), rng, random=random)
+    )
+
+
 def replace_pixels(images: ImageSet, pixels: np.ndarray) -> ImageSet:
     return ImageSet(pixels, images.labels, images.class_names, images.groups)
 
@@ -312,7 +369,8 @@ def test_processes_draw_different_tasks(drawings: ImageSet) -> None:
     for rank in (0, 1, 0):
         model = small_models.model(small.MODEL).train()
         here = Runtime(torch.device("cpu"), bf16=False, rank=rank, world_size=1)
-        losses.append(_train_step(small.CONFIG, model, torch.optim.AdamW(model.parameters()), drawings, here, 0))
+        optimizer = torch.optim.AdamW(model.parameters())
+        losses.append(_train_step(small.CONFIG, model, optimizer, drawings, here, 0, NEVER))
     assert losses[0] == losses[2]
     assert losses[0] != losses[1]
 

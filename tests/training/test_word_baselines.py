@@ -356,6 +356,10 @@ def test_the_commands_train_resume_and_compare(
     assert measured["command"] == f"training compare-words {run} --images {cloths} --episodes 40 --seed 0"
     assert measured["base"]["train_data_digest"] == measured["train_data_digest"]
     assert measured["runs"][0]["steps"] == 3
+    more = shutil.copytree(cloths, tmp_path / "cloths")
+    shutil.copytree(more / "plain red", more / "a new class")  # which shifts who validates
+    assert main(["compare-words", str(run), "--images", str(more), "--out", str(out)]) == 2
+    assert "trained on other images" in capsys.readouterr().err
     assert main(["compare-words", str(cloth_base.parent), "--out", str(out)]) == 2
     assert "reads no words" in capsys.readouterr().err
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import http.server
-import threading
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -341,55 +337,6 @@ def test_labels_that_are_not_of_102_flowers_are_refused(root: Path, labels: np.n
     path.write_bytes(b"no matrices")
     with pytest.raises(DataError, match=r"imagelabels\.mat is not the labels of 102 flowers"):
         flowers_species.load("train", SMALL)
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A folder served on loopback."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: object) -> None:
-            super().__init__(*arguments, directory=str(folder))  # type: ignore[arg-type]
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", folder
-        server.shutdown()
-        thread.join()
-
-
-def test_an_archive_is_fetched_and_unpacked(site: tuple[str, Path], tmp_path: Path) -> None:
-    url, folder = site
-    with zipfile.ZipFile(folder / "set.zip", "w") as archive:
-        archive.writestr("set/classes.txt", "1 antelope\n")
-    zero_shot.fetch(f"{url}/set.zip", tmp_path / "data")
-    assert zero_shot.read_table(tmp_path / "data" / "set" / "classes.txt") == {"1": "antelope"}
-
-
-def test_an_archive_that_cannot_be_had_says_what_to_do(site: tuple[str, Path], tmp_path: Path) -> None:
-    url, folder = site
-    with pytest.raises(DataError, match=rf"none\.zip could not be fetched .*404.*unpack it in {tmp_path}"):
-        zero_shot.fetch(f"{url}/none.zip", tmp_path)
-    (folder / "spoilt.zip").write_bytes(b"other bytes")
-    with pytest.raises(DataError, match=r"could not be fetched .*corrupted.*download it yourself"):
-        zero_shot.fetch(f"{url}/spoilt.zip", tmp_path, md5="0" * 32)
-
-
-@pytest.mark.parametrize("name", ["half.zip", "half.tgz", "half.tar"])
-def test_half_an_archive_is_to_be_removed_before_the_next_attempt(
-    site: tuple[str, Path], tmp_path: Path, name: str
-) -> None:
-    url, folder = site
-    whole = {"half.zip": b"PK\x03\x04", "half.tgz": gzip.compress(bytes(4000)), "half.tar": b"cut short"}
-    (folder / name).write_bytes(whole[name][:20])
-    with pytest.raises(DataError, match=rf"could not be .*unpacked .*remove {tmp_path}/data/{name} and try again"):
-        zero_shot.fetch(f"{url}/{name}", tmp_path / "data")
 
 
 def test_nabirds_has_to_be_asked_for(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.preprocess import PreprocessSpec
-from training.data import zero_shot
+from training.data import archives, zero_shot
 from training.data.folders import SUFFIXES, ImageSet
 from training.data.zero_shot import Catalog, Split, SplitName
 
@@ -51,5 +51,5 @@ def source() -> Path:
 
 def download(root: Path) -> Path:
     """Fetch the archive (13 GB) into ``root/awa2/Animals_with_Attributes2``; needs a network."""
-    zero_shot.fetch(URL, root / NAME)
+    archives.fetch(URL, root / NAME)
     return root / NAME / "Animals_with_Attributes2"

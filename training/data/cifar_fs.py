@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from models.preprocess import PreprocessSpec
+from training.data import archives
 from training.data.folders import DataError, ImageSet, data_root, read_images
 
 NAME = "cifar-fs"
@@ -17,8 +18,19 @@ def load(part: str, spec: PreprocessSpec = SPEC) -> ImageSet:
     images = read_images(source(), spec)
     if part == "all":
         return images
-    chosen = set(json.loads((data_root() / NAME / "split.json").read_text())[part])
+    chosen = read_split(part)
     return images.where(lambda name, _: Path(name).name in chosen)
+
+
+def read_split(part: str) -> frozenset[str]:
+    """The class names of a part, by ``split.json``; raises DataError with what to write there."""
+    path = data_root() / NAME / "split.json"
+    try:
+        return frozenset(json.loads(path.read_text(encoding="utf-8"))[part])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        form = '{"train": [<64 class names>], "validation": [<16>]}'
+        theirs = "the lists of Bertinetto et al.'s CIFAR-FS, https://github.com/bertinetto/r2d2"
+        raise DataError(f"{path} does not say what is for {part} ({error!r}); write {form}: {theirs}.") from error
 
 
 def source() -> Path:
@@ -30,17 +42,21 @@ def source() -> Path:
 
 
 def download(root: Path) -> Path:
-    """Fetch CIFAR-100 with torchvision and write it class by folder into ``root/cifar-fs``; needs a network.
+    """Fetch CIFAR-100 and write it class by folder into ``root/cifar-fs/images``, if not there yet; needs a network.
 
     The split (``split.json``: class names of "train" and "validation") is Bertinetto et al.'s; put it beside them.
     """
     from torchvision.datasets import CIFAR100
 
     folder = root / NAME / "images"
-    for train in (True, False):
-        images = CIFAR100(str(root / NAME), train=train, download=True)
-        for i, (image, label) in enumerate(images):
-            path = folder / images.classes[label] / f"{'train' if train else 'test'}_{i:05d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(path)
+    if folder.exists():
+        return folder
+    archives.fetch(CIFAR100.url, root / NAME, CIFAR100.tgz_md5)
+    with archives.whole(folder) as partial:
+        for part in ("train", "test"):
+            images = CIFAR100(str(root / NAME), train=part == "train")
+            for i, (image, label) in enumerate(images):
+                path = partial / images.classes[label] / f"{part}_{i:05d}.png"
+                path.parent.mkdir(exist_ok=True)
+                image.save(path)
     return folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from models.preprocess import PreprocessSpec
-from training.data import zero_shot
+from training.data import archives, zero_shot
 from training.data.folders import ImageSet
 from training.data.zero_shot import Catalog, SplitName
 
@@ -41,5 +41,5 @@ def source() -> Path:
 
 def download(root: Path) -> Path:
     """Fetch the archive (1.1 GB) into ``root/cub/CUB_200_2011``; needs a network."""
-    zero_shot.fetch(URL, root / NAME, MD5)
+    archives.fetch(URL, root / NAME, MD5)
     return root / NAME / "CUB_200_2011"

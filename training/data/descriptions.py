@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
+from unicodedata import normalize
 
 import numpy as np
 
@@ -76,17 +77,20 @@ def read_descriptions(path: Path) -> dict[str, ClassTexts]:
 def in_order(class_names: Iterable[str], texts: Mapping[str, ClassTexts]) -> tuple[ClassTexts, ...]:
     """The texts of classes in their order; a class is found by its whole name, or by its own folder's.
 
+    However their accents are written: macOS has "e" and an accent in names of folders, editors have one character.
     Raises DataError that names the classes without texts, or two with the same.
     """
-    names = {name: name if name in texts else PurePosixPath(name).name for name in class_names}
-    if missing := [name for name, key in names.items() if key not in texts]:
+    found = {normalize("NFC", key): own for key, own in texts.items()}
+    whole = {name: normalize("NFC", name) for name in class_names}
+    names = {name: own if own in found else PurePosixPath(own).name for name, own in whole.items()}
+    if missing := [name for name, key in names.items() if key not in found]:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise DataError(
             f"No text says what {', '.join(map(repr, missing[:3]))}{more} look like; add them to {FILE} as {FORM}."
         )
     if len(set(names.values())) < len(names):
         raise DataError(f"Classes of one name share their texts; write whole names, such as {next(iter(names))!r}.")
-    return tuple(texts[key] for key in names.values())
+    return tuple(found[key] for key in names.values())
 
 
 def draw_document(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +20,9 @@ from models.errors import ClassmithError
 from models.preprocess import PreprocessSpec, to_pixels
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+OTHER_FORMATS = {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".pgm", ".ppm", ".tif", ".tiff"}
+NOT_THE_USERS = {"__MACOSX", "lost+found"}
+"""Folders that macOS puts into its ZIP files, and Linux into its file systems."""
 
 
 class DataError(Exception):
@@ -75,15 +80,19 @@ def data_root() -> Path:
 def read_images(source: Path, spec: PreprocessSpec) -> ImageSet:
     """A ZIP or folder of ``.../<group>/<class>/<image>`` -> ImageSet, preprocessed as the service does it.
 
-    A class is named by its folder's whole path, its group by the folder above. Hidden files, and what macOS adds to its
-    ZIP files, are left out. Raises DataError where there is nothing to read, and where an image does not decode.
+    A class is named by its folder's whole path, its group by the folder above. Hidden files, and what systems add of
+    their own, are left out; links are followed. Raises DataError where there is nothing to read, where an image does
+    not decode, and for a class folder without images that can be read, or images outside of the class folders.
     """
+    found = {path: read for path, read in _entries(source) if not _is_hidden(path)}
     entries: dict[str, list[tuple[str, Callable[[], bytes]]]] = {}
-    for path, read in _entries(source):
-        if PurePosixPath(path).suffix.lower() in SUFFIXES and not _is_hidden(path):
-            entries.setdefault(str(PurePosixPath(path).parent), []).append((path, read))
+    for path, read in found.items():
+        if _suffix(path) in SUFFIXES:
+            entries.setdefault(_folder_of(path), []).append((path, read))
     if not entries:
         raise DataError(f"{source} holds no class folders with {', '.join(sorted(SUFFIXES))} images.")
+    _refuse_without_images(source, entries, found)
+    _refuse_loose(source, {name: own[0][0] for name, own in entries.items()})
     names = sorted(entries)
     in_order = [entry for name in names for entry in sorted(entries[name], key=lambda entry: entry[0])]
     with ThreadPoolExecutor() as pool:
@@ -128,10 +137,10 @@ def with_rotations(images: ImageSet) -> ImageSet:
 
 
 def _entries(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Relative path and reader of every file of a ZIP or folder."""
+    """Relative path and reader of every file of a ZIP or folder; the paths of folders end with a slash."""
     if source.is_dir():
-        for path in sorted(p for p in source.rglob("*") if p.is_file()):
-            yield path.relative_to(source).as_posix(), path.read_bytes
+        for path, is_folder in _below(source, ()):
+            yield path.relative_to(source).as_posix() + "/" * is_folder, path.read_bytes
     elif zipfile.is_zipfile(source):
         for name, data in _unzipped(source).items():
             yield name, lambda data=data: data  # type: ignore[misc]
@@ -139,13 +148,65 @@ def _entries(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
         raise DataError(f"{source} is neither a folder nor a ZIP file of class folders.")
 
 
+def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, bool]]:
+    """What is in a folder, and whether that is a folder; a link to one of those ``above`` is not followed."""
+    above = (*above, folder.resolve())
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}); make it readable, or move it away.") from error
+    for path in inside:
+        is_folder = path.is_dir()
+        if _is_hidden(path.name) or (is_folder and path.resolve() in above):
+            continue
+        yield path, is_folder
+        if is_folder:
+            yield from _below(path, above)
+
+
 def _unzipped(source: Path) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(source) as archive:
-            return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
-    except zipfile.BadZipFile as error:
+            return {name: archive.read(name) for name in archive.namelist()}
+    except RuntimeError as error:  # NotImplementedError is one
+        what = "has a password, or a compression that is not read here"
+        raise DataError(f"{source} {what} ({error}); make it again as a plain ZIP file.") from error
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as error:
         raise DataError(f"{source} is a damaged ZIP file ({error}); copy or make it again.") from error
 
 
+def _refuse_without_images(source: Path, names: Collection[str], paths: Collection[str]) -> None:
+    """Raise DataError for folders that are empty, or hold images of other formats alone."""
+    folders = {_folder_of(path) for path in paths}
+    empty = {str(PurePosixPath(path)) for path in paths if path.endswith("/")} - folders
+    other = {_folder_of(path) for path in paths if _suffix(path) in OTHER_FORMATS}
+    with_images = {str(above) for name in names for above in (PurePosixPath(name), *PurePosixPath(name).parents)}
+    if without := sorted((empty | other) - with_images):
+        more = f" and {len(without) - 3} more" if len(without) > 3 else ""
+        formats = ", ".join(sorted(SUFFIXES))
+        raise DataError(
+            f"{source} has no image that can be read in {', '.join(map(repr, without[:3]))}{more}; convert images to "
+            f"one of {formats}, or remove what is no class."
+        )
+
+
+def _refuse_loose(source: Path, first: dict[str, str]) -> None:
+    """Raise DataError for images beside the class folders; ``first``: one image of each folder with images."""
+    top = min(first, key=lambda name: len(PurePosixPath(name).parts))
+    if top == "." or (len(first) > 1 and all(PurePosixPath(name).is_relative_to(top) for name in first)):
+        raise DataError(
+            f"{source}: {first[top]} is outside of the class folders; put each image into a folder of its class, as "
+            "<class>/<image>, or remove it."
+        )
+
+
+def _folder_of(path: str) -> str:
+    return str(PurePosixPath(path).parent)
+
+
+def _suffix(path: str) -> str:
+    return "" if path.endswith("/") else PurePosixPath(path).suffix.lower()
+
+
 def _is_hidden(path: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(path).parts)
+    return any(part.startswith(".") or part in NOT_THE_USERS for part in PurePosixPath(path).parts)

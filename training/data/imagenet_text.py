@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from training.data.folders import DataError, data_root
 
@@ -15,5 +14,8 @@ def class_indices() -> dict[str, int]:
     path = data_root() / NAME / "descriptions.json"
     if not path.is_file():
         raise DataError(f"No {path}; set CLASSMITH_DATASETS to the folder that has {NAME}.")
-    entries: dict[str, dict[str, Any]] = json.loads(path.read_text())
-    return {wnid: int(entry["index"]) for wnid, entry in entries.items()}
+    try:
+        return {wnid: int(entry["index"]) for wnid, entry in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        form = '{"<WordNet id>": {"index": <of the class, 0 to 999>, "sentences": [...]}, ...}'
+        raise DataError(f"{path} does not say which class each text is of ({error!r}); write {form}.") from error

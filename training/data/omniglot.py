@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.preprocess import PreprocessSpec
+from training.data import archives
 from training.data.folders import DataError, ImageSet, data_root, read_images
 
 NAME = "omniglot"
@@ -34,9 +35,12 @@ def source() -> Path:
 
 
 def download(root: Path) -> Path:
-    """Fetch the background set with torchvision into ``root/omniglot``; needs a network."""
+    """Fetch the background set into ``root/omniglot/images_background``, if it is not there; needs a network."""
     from torchvision.datasets import Omniglot
 
-    Omniglot(str(root / NAME), background=True, download=True)
-    extracted = root / NAME / "omniglot-py" / "images_background"
-    return extracted.rename(root / NAME / "images_background")
+    folder, unpacked = root / NAME / "images_background", root / NAME / "omniglot-py"
+    if not folder.exists():
+        url = f"{Omniglot.download_url_prefix}/{folder.name}.zip"
+        archives.fetch(url, unpacked, Omniglot.zips_md5[folder.name])
+        (unpacked / folder.name).rename(folder)
+    return folder

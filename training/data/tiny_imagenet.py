@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.preprocess import PreprocessSpec
+from training.data import archives
 from training.data.folders import DataError, ImageSet, data_root, read_images
 
 NAME = "tiny-imagenet"
@@ -33,13 +34,14 @@ def source() -> Path:
 
 
 def download(root: Path) -> Path:
-    """Fetch the training images into ``root/tiny-imagenet/images/<wnid>/``; needs a network."""
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    download_and_extract_archive(URL, str(root / NAME))
+    """Fetch the training images into ``root/tiny-imagenet/images/<wnid>/``, if that is not there; needs a network."""
     unpacked, folder = root / NAME / "tiny-imagenet-200" / "train", root / NAME / "images"
-    for image in sorted(unpacked.glob("*/images/*.JPEG")):
-        target = folder / image.parts[-3] / image.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        image.rename(target)
+    if folder.exists():
+        return folder
+    archives.fetch(URL, root / NAME)
+    with archives.whole(folder) as partial:
+        for image in sorted(unpacked.glob("*/images/*.JPEG")):
+            target = partial / image.parts[-3] / image.name
+            target.parent.mkdir(exist_ok=True)
+            image.rename(target)
     return folder

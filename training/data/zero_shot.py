@@ -14,10 +14,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path, PurePosixPath
-from tarfile import TarError
+from pathlib import Path
 from typing import Literal, TypeAlias
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -134,19 +132,6 @@ def by_class(pairs: Iterable[tuple[str, Path]], names: Collection[str], source: 
     if empty := sorted(name for name, paths in files.items() if not paths):
         raise DataError(f"{source} names {_some(empty)}, without an image; unpack the whole archive again.")
     return files
-
-
-def fetch(url: str, folder: Path, md5: str | None = None) -> None:
-    """Download an archive with torchvision and unpack it into ``folder``; raises DataError where that fails."""
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    try:
-        download_and_extract_archive(url, str(folder), md5=md5)
-    except (OSError, RuntimeError, EOFError, BadZipFile, TarError) as error:  # EOFError: gzip, cut short
-        rest = f"remove {folder / PurePosixPath(url).name} and try again"  # torchvision takes what is there for whole
-        by_hand = f"download it yourself and unpack it in {folder}"
-        why = " ".join(str(error).split())
-        raise DataError(f"{url} could not be fetched and unpacked ({why}); {rest}, or {by_hand}.") from error
 
 
 def _lines(path: Path, remedy: str) -> list[str]:

@@ -11,6 +11,7 @@ import math
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from models.nn.bases import Classifier
+from models.nn.bases import BaseSpec, Classifier
 from training import augment, checkpoint, run_log
 from training.baselines import nearest_centroid
 from training.configs.base import Config
@@ -41,11 +42,13 @@ def fit(
     run: Path,
     runtime: Runtime,
     *,
+    own_images: bool = False,
     checkpoint_every_s: float = 180.0,
     stop_after: int | None = None,
 ) -> Classifier:
     """Train to ``config.n_epochs``, resuming from ``run/checkpoint.safetensors`` where there is one.
 
+    ``own_images``: whether they are a user's own, and not those of the config's data set: what is told of the base.
     ``stop_after`` ends (with a checkpoint) after that many further steps, as an interruption would.
     """
     torch.manual_seed(config.seed)
@@ -65,7 +68,7 @@ def fit(
     for step in progress:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config.learning_rate, step, n_steps, config.warmup_steps)
-        loss = _train_step(config, model, optimizer, train, class_rows, runtime, step, n_batches)
+        loss = _train_step(config, model, optimizer, train, class_rows, runtime, step, n_batches, path)
         smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
         done = step + 1
         progress.set_postfix(loss=f"{smoothed:.3f}", refresh=False)
@@ -73,8 +76,9 @@ def fit(
             accuracy = validate(model, validation, shape)
             run_log.append(run, {"step": done, "loss": round(smoothed, 4), "validation": round(accuracy, 4)})
         if runtime.is_main and (done == last or time.monotonic() - saved > checkpoint_every_s):
-            facts = {"train_data_digest": train.digest, "config": asdict(config), "n_classes": len(model.logits.weight)}
-            checkpoint.save(path, model, optimizer, {"method": METHOD, "step": done, **facts})
+            facts = {"train_data_digest": train.digest, "own_images": own_images, "config": asdict(config)}
+            facts |= {"method": METHOD, "step": done, "n_classes": len(model.logits.weight)}
+            checkpoint.save(path, model, optimizer, facts)
             saved = time.monotonic()
     return model
 
@@ -127,8 +131,12 @@ def _train_step(
     runtime: Runtime,
     step: int,
     n_batches: int,
+    path: Path,
 ) -> float:
-    """One optimiser step on a batch that is a function of (seed, step, rank); returns the loss."""
+    """One optimiser step on a batch that is a function of (seed, step, rank); returns the loss.
+
+    Raises CheckpointError, the weights and the run's checkpoint ``path`` as they were, where it is not finite.
+    """
     epoch, batch = divmod(step, n_batches)
     order = np.random.default_rng([config.seed, epoch, runtime.rank]).permutation(len(images.labels))
     chosen = order[batch * config.batch_size : (batch + 1) * config.batch_size]
@@ -141,15 +149,29 @@ def _train_step(
     optimizer.zero_grad()
     torch.autograd.backward(loss)
     runtime.average([p.grad for p in model.parameters() if p.grad is not None])
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    found = checkpoint.finite_loss(loss, norm, step, path)
     optimizer.step()
-    return float(loss.detach())
+    return found
 
 
 def _resume(path: Path, config: Config, train: ImageSet, model: Classifier, optimizer: torch.optim.Optimizer) -> int:
-    """Load the checkpoint; returns the steps done. Raises CheckpointError where it is of another network or images."""
+    """Load the checkpoint; returns the steps done.
+
+    Raises CheckpointError where the run was begun with other images or settings; only how long it goes on may change,
+    and the precision of its forward passes.
+    """
     header = checkpoint.load(path, model, optimizer)
-    saved = {**header["config"], "images": header["train_data_digest"]}
-    wanted = {"base": asdict(config.base), "pretrained": config.pretrained, "images": train.digest}
-    checkpoint.refuse_other(path, saved, wanted)
+    settings = {name: value for name, value in asdict(config).items() if name not in ("n_epochs", "bf16")}
+    saved = {**asdict(_config_of(header, path)), "images": header["train_data_digest"]}
+    checkpoint.refuse_other(path, saved, {**settings, "images": train.digest})
     return int(header["step"])
+
+
+def _config_of(header: dict[str, Any], path: Path) -> Config:
+    """That of a checkpoint; what is newer than it has its default."""
+    try:
+        return Config(**{**header["config"], "base": BaseSpec.from_json(header["config"]["base"])})
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"{path} is not of this version's bases ({error}); start a new run folder with --run."
+        raise checkpoint.CheckpointError(message) from error

@@ -61,7 +61,7 @@ def fit(
     )
     saved, smoothed, accuracy = time.monotonic(), math.nan, math.nan
     for step in progress:
-        loss = _train_step(config, model, optimizer, classes, runtime, step)
+        loss = _train_step(config, model, optimizer, classes, runtime, step, path)
         smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
         done = step + 1
         if runtime.is_main and (done % validate_every == 0 or done == config.n_steps):
@@ -98,7 +98,9 @@ def validate(
         episodes = [sample(images, config.validation, rng) for _ in range(N_VALIDATION_TASKS)]
         support, labels, slots, queries, targets = assemble(config.model, images, episodes, runtime.device, rng)
         with runtime.autocast():
-            logits = model.classify(model.generate(support, labels, slots), queries)
+            network = model.generate(support, labels, slots)
+            features = model.features(network, queries)
+        logits = network.classify(features.float())
         correct += (logits.argmax(-1) == targets).float().mean().item()
     model.train()
     return correct / n_steps
@@ -129,7 +131,7 @@ def assemble(
     indices = np.stack([np.concatenate([e.support, e.unlabeled, e.query]) for e in episodes])
     pixels = torch.from_numpy(images.pixels[indices]).to(device).movedim(-1, 2).float() / 255
     if random is not None:
-        pixels = _augment(pixels, _class_numbers(episodes).to(device), random, augmentation, config.image_size)
+        pixels = _augment(pixels, _class_numbers(episodes), random, augmentation, config.image_size)
     pixels = (pixels - config.pixel_mean) / config.pixel_std
     n_support = labels.shape[1]
     targets = np.stack([e.query_labels for e in episodes])
@@ -140,11 +142,33 @@ def assemble(
 def _resume(
     path: Path, config: Config, train: ImageSet, model: HyperTransformer, optimizer: torch.optim.Optimizer
 ) -> int:
-    """Load the checkpoint; returns the steps done. Raises CheckpointError where it is of another network or images."""
+    """Load the checkpoint; returns the steps done.
+
+    Raises CheckpointError where the run was begun with other images or settings; only how long it goes on may change,
+    and the precision of its forward passes.
+    """
     header = checkpoint.load(path, model, optimizer)
-    checkpoint.refuse_other(path, header["config"]["model"], asdict(config.model))
+    begun = _config_of(header, path)
+    checkpoint.refuse_other(path, asdict(begun.model), asdict(config.model))
+    settings = {name: value for name, value in asdict(config).items() if name not in ("model", "n_steps", "bf16")}
+    checkpoint.refuse_other(path, asdict(begun), settings)
     checkpoint.refuse_other(path, header, {"train_data_digest": train.digest})
     return int(header["step"])
+
+
+def _config_of(header: dict[str, Any], path: Path) -> Config:
+    """That of a checkpoint; what is newer than it has its default."""
+    try:
+        fields = dict(header["config"])
+        read = {
+            "model": HyperTransformerConfig(**fields["model"]),
+            "shapes": tuple((weight, EpisodeShape(**shape)) for weight, shape in fields["shapes"]),
+            "validation": EpisodeShape(**fields["validation"]),
+        }
+        return Config(**{**fields, **read})
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"{path} is not of this version's HyperTransformer ({error}); start a new run folder with --run."
+        raise checkpoint.CheckpointError(message) from error
 
 
 def _train_step(
@@ -154,8 +178,12 @@ def _train_step(
     images: ImageSet,
     runtime: Runtime,
     step: int,
+    path: Path,
 ) -> float:
-    """One optimiser step on episodes that are a function of (seed, step, rank); returns the loss."""
+    """One optimiser step on episodes that are a function of (seed, step, rank); returns the loss.
+
+    Raises CheckpointError, the weights and the run's checkpoint ``path`` as they were, where it is not finite.
+    """
     shape = _shape_of(config, step)
     rng = np.random.default_rng([config.seed, step, runtime.rank])
     random = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -169,16 +197,18 @@ def _train_step(
     with runtime.autocast():
         network = model.generate(support, labels, slots)
         features = model.features(network, queries)
-        loss = _loss(network, features, targets, episodes, config.across_tasks)
+    # Not in half precision: logits are small differences of large numbers, a dot product and a squared length.
+    loss = _loss(network, features.float(), targets, episodes, config.across_tasks)
     optimizer.zero_grad()
     torch.autograd.backward(loss)
     parameters = [p for p in model.parameters() if p.grad is not None]
     runtime.average([p.grad for p in parameters if p.grad is not None])
-    torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config.learning_rate, step, config.n_steps, config.warmup_steps)
+    found = checkpoint.finite_loss(loss, norm, step, path)
     optimizer.step()
-    return float(loss.detach())
+    return found
 
 
 def _loss(
@@ -210,7 +240,7 @@ def _shape_of(config: Config, step: int) -> EpisodeShape:
 
 
 def _class_numbers(episodes: list[Episode]) -> Tensor:
-    """A number for each class of each task, for every image of ``assemble``: ``(B, N)``."""
+    """A number for each class of each task, for every image of ``assemble``: ``(B, N)``, on the CPU."""
     n_way = len(episodes[0].classes)
     positions = [
         np.concatenate([e.support_labels, np.repeat(np.arange(n_way), len(e.unlabeled) // n_way), e.query_labels])

@@ -25,15 +25,15 @@ from tqdm import tqdm
 
 from models.methods.n3 import N3, N3Config
 from models.nn.bases import Base, BaseSpec
-from models.text import Encoders
 from training import augment, checkpoint, run_log
 from training.closed_forms import Projection
 from training.configs.n3 import Config
 from training.data import descriptions
-from training.data.folders import ImageSet
+from training.data.folders import DataError, ImageSet
 from training.described import Material, Task, draw_queries, draw_task, imagine, prepare
-from training.encoded import EncodedTexts, encode_texts
-from training.pretrained import read_base
+from training.encoded import EncodedTexts, encode_texts, read_encoder
+from training.episodes import EpisodeShape, shrink
+from training.pretrained import origin, read_base
 from training.runtime import Runtime
 from training.schedule import learning_rate
 
@@ -55,13 +55,14 @@ def fit(
 ) -> N3:
     """Train to ``config.n_steps``, resuming from ``run/checkpoint.safetensors`` where there is one.
 
-    ``texts``: of the classes, where they are a user's own. Raises DataError where a class has none.
+    ``texts``: of the classes, where they are a user's own. Raises DataError where a class has none, and where those for
+    validation are too few to calibrate on what is trained.
     """
     torch.manual_seed(config.seed)
+    _check_validation(config, validation)
     texts = texts or descriptions.of_dataset(config.dataset)
     path = run / "checkpoint.safetensors"
-    begun = _begun(path, config, train) if path.exists() else None
-    base, projection = begun or (read_base(config.base, config.model.base), None)
+    base, projection, known = _begun(path, config, train) if path.exists() else _base_of(config)
     unseen_texts = _encode_unseen(config, validation, texts)
     unseen = set(validation.class_names)
     material, model = prepare(config, base, train, texts, unseen, runtime, projection=projection)
@@ -75,13 +76,13 @@ def fit(
     for step in steps:
         if runtime.is_main and step % validate_every == 0:
             run_log.append(run, {"step": step, "loss": smoothed, **validate(model, validation, unseen_texts, runtime)})
-        loss = _train_step(config, model, optimizer, material, runtime, step)
+        loss = _train_step(config, model, optimizer, material, runtime, step, path)
         smoothed = loss if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * loss
         steps.set_postfix(loss=f"{smoothed:.3f}", refresh=False)
         done = step + 1
         if runtime.is_main and (done == last or time.monotonic() - saved > checkpoint_every_s):
             facts = {"train_data_digest": train.digest, "config": asdict(whole), "train_classes": train.n_classes}
-            checkpoint.save(path, model, optimizer, {"method": METHOD, "step": done, **facts})
+            checkpoint.save(path, model, optimizer, {"method": METHOD, "step": done, **facts, **known})
             saved = time.monotonic()
     if runtime.is_main:
         run_log.append(run, {"step": last, "loss": smoothed, **validate(model, validation, unseen_texts, runtime)})
@@ -122,6 +123,15 @@ def validate(model: N3, images: ImageSet, texts: EncodedTexts, runtime: Runtime)
     return {name: round(float(np.mean(values)), 4) for name, values in scores.items()}
 
 
+def _check_validation(config: Config, images: ImageSet) -> None:
+    """Raise DataError where an export could not calibrate on these classes."""
+    try:
+        shrink(EpisodeShape(2, int(max(config.shots) > 0), 1), images)
+    except DataError as error:
+        remedy = "Add images of that class, or leave it out: an export is calibrated on the classes that validate."
+        raise DataError(f"{error} {remedy}") from error
+
+
 def _make_optimizer(config: Config, model: N3) -> torch.optim.Optimizer:
     """AdamW; the classification layer, which starts at what is known, learns at a share of the rate."""
     model.target.requires_grad_(False)
@@ -132,9 +142,18 @@ def _make_optimizer(config: Config, model: N3) -> torch.optim.Optimizer:
 
 
 def _train_step(
-    config: Config, model: N3, optimizer: torch.optim.Optimizer, material: Material, runtime: Runtime, step: int
+    config: Config,
+    model: N3,
+    optimizer: torch.optim.Optimizer,
+    material: Material,
+    runtime: Runtime,
+    step: int,
+    path: Path,
 ) -> float:
-    """One optimiser step on tasks that are a function of (seed, step, rank); returns the loss on images."""
+    """One optimiser step on tasks that are a function of (seed, step, rank); returns the loss on images.
+
+    Raises CheckpointError, the weights and the run's checkpoint ``path`` as they were, where it is not finite.
+    """
     rng = np.random.default_rng([config.seed, step, runtime.rank])
     on = _loss_on_features if step < config.n_head_steps else _loss_on_images
     loss = on(config, model, material, runtime, rng)
@@ -145,11 +164,12 @@ def _train_step(
     torch.autograd.backward(total)
     parameters = [p for p in model.parameters() if p.grad is not None]
     runtime.average([p.grad for p in parameters if p.grad is not None])
-    torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
     for group in optimizer.param_groups:
         group["lr"] = group["share"] * learning_rate(config.learning_rate, step, config.n_steps, config.warmup_steps)
+    found = checkpoint.finite_loss(loss, norm, step, path)
     optimizer.step()
-    return float(loss.detach())
+    return found
 
 
 def _loss_on_images(
@@ -203,9 +223,15 @@ def _to(task: Task, runtime: Runtime) -> Task:
     return Task(task.classes, task.support, *moved)
 
 
-def _begun(path: Path, config: Config, train: ImageSet) -> tuple[Base, Projection]:
+def _base_of(config: Config) -> tuple[Base, None, dict[str, Any]]:
+    """The base of a new run, and what its header says of it: the files may be others by the time of its export."""
+    return read_base(config.base, config.model.base), None, {"base_origin": origin(config.base)}
+
+
+def _begun(path: Path, config: Config, train: ImageSet) -> tuple[Base, Projection, dict[str, Any]]:
     """The base and projection of a run that goes on: its features stay the same to the last bit, wherever it does.
 
+    And what its header says of the base; nothing, where an older version began it.
     Raises CheckpointError where it was begun with other images, another base, or another model.
     """
     model, header = load_model(path)
@@ -217,9 +243,10 @@ def _begun(path: Path, config: Config, train: ImageSet) -> tuple[Base, Projectio
     checkpoint.refuse_other(path, saved, {name: value for name, value in wanted.items() if name not in filled_in})
     target = model.target
     parts = (target.center, target.projection.weight, target.projection.bias)
-    return target.base, Projection(*(part.detach().double().numpy() for part in parts))
+    known = {name: header[name] for name in ("base_origin",) if name in header}
+    return target.base, Projection(*(part.detach().double().numpy() for part in parts)), known
 
 
 def _encode_unseen(config: Config, images: ImageSet, texts: dict[str, descriptions.ClassTexts]) -> EncodedTexts:
     own = descriptions.in_order(images.class_names, texts)
-    return encode_texts(own, Encoders().get(config.text_encoder), 1, embeddings=config.embeddings)
+    return encode_texts(own, read_encoder(config.text_encoder), 1, embeddings=config.embeddings)

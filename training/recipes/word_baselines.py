@@ -29,13 +29,12 @@ from models.methods.megazsl import Batch, Megazsl, MegazslConfig
 from models.methods.pdcnn import PDCNN, PDCNNConfig
 from models.methods.text2model import Text2Model, Text2ModelConfig
 from models.nn.bases import BaseSpec
-from models.text import Encoders
 from training import checkpoint, run_log
 from training import closed_forms as forms
 from training.configs.word_baselines import Config
 from training.data import descriptions
 from training.data.folders import ImageSet
-from training.encoded import encode_texts
+from training.encoded import encode_texts, read_encoder
 from training.pretrained import read_base
 from training.runtime import Runtime
 from training.schedule import learning_rate
@@ -186,7 +185,7 @@ def _begun(path: Path, wanted: dict[str, Any]) -> forms.Projection:
 
 def _documents(config: Config, texts: tuple[descriptions.ClassTexts, ...]) -> Tensor:
     """Those of each of C classes, drawn and pooled: ``(C, V, D)``."""
-    encoder = Encoders().get(config.text_encoder)
+    encoder = read_encoder(config.text_encoder)
     encoded = encode_texts(texts, encoder, config.n_documents, seed=config.seed).tokens
     return torch.from_numpy(np.stack([pooled(own, config.pooling) for own in encoded]))
 

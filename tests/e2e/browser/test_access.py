@@ -169,6 +169,25 @@ def test_a_key_is_asked_for_kept_in_the_tab_and_forgotten(context: object, page:
         assert service.http.get(f"/tasks/{task_id}").status_code == 401
 
 
+def test_a_key_that_no_header_can_carry_is_refused_beside_its_field(page: Page, tmp_path: Path) -> None:
+    with serve(state_dir=tmp_path, api_keys=json.dumps({"a-key": "tester"})) as service:
+        page.goto(f"{service.url}/#/tasks")
+        field = page.locator("#key-field")
+        expect(field).to_be_focused()
+        field.fill("a-key")
+        page.keyboard.press("Enter")
+        expect(page.locator("#list-state")).to_contain_text("No classifier yet")
+        for copied in ("\u201ca-key\u201d", "a-\u200bkey"):
+            field.fill(copied)
+            page.keyboard.press("Enter")
+            expect(page.locator("#key-error")).to_contain_text("visible ASCII")
+            expect(field).to_have_attribute("aria-invalid", "true")
+            expect(field).to_be_focused()
+            expect(page.locator("#list-error")).to_be_hidden()
+            page.reload()
+            expect(field).to_have_value("a-key")
+
+
 def test_it_works_where_storage_is_forbidden(chromium: Browser, service: Service) -> None:
     page = chromium.new_page()
     page.add_init_script(

@@ -77,6 +77,17 @@ def broken_unlabelled_image(page: Page) -> Locator:
     return page.locator("#unlabeled .error")
 
 
+def test_the_meta_models_there_are_can_be_chosen(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    page.locator("#options summary").click()
+    offered = page.locator("#generators option")
+    expect(offered).to_have_count(1)
+    page.get_by_label("Meta-model", exact=True).focus()
+    expect(offered).not_to_have_count(1)
+    names = offered.evaluate_all("options => options.map((option) => option.value)")
+    assert names[:3] == ["auto", "cifar-fs", "n3-mobilenet"]
+
+
 MISTAKES = [
     same_name, no_name, long_description, no_image, cut_image, too_many_images, one_class, nothing_at_all,
     unknown_meta_model, broken_unlabelled_image,
@@ -141,3 +152,32 @@ def test_an_unknown_task_and_a_service_that_is_gone_are_said_to_be_so(page: Page
     expect(page.locator("#make-error")).to_contain_text("The service does not answer")
     page.get_by_role("link", name="Classifiers").click()
     expect(page.locator("#list-error")).to_contain_text("The service does not answer")
+
+
+def test_examples_that_cannot_be_had_are_not_offered(page: Page, service: Service) -> None:
+    page.route("**/examples", lambda route: route.fulfill(status=503, json={"title": "Unavailable"}))
+    page.goto(service.url)
+    expect(page.locator("#rows .row")).to_have_count(2)
+    expect(page.locator("#examples")).to_be_hidden()
+
+
+def test_an_example_whose_images_cannot_be_had_changes_nothing_and_says_so(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    example = page.get_by_role("button", name="Six invented letters")
+    expect(example).to_be_visible()
+    page.route("**/examples/*", lambda route: route.fulfill(status=503, json={"detail": "Come back later."}))
+    example.click()
+    expect(page.locator("#make-error")).to_have_text("Come back later.")
+    expect(page.locator("#make-error")).to_be_in_viewport()
+    expect(page.locator("#rows .row")).to_have_count(2)
+    page.unroute("**/examples/*")
+    example.click()
+    expect(page.locator(".thumbs img")).to_have_count(12)
+    expect(page.locator("#make-error")).to_be_hidden()
+
+
+def test_unseen_images_that_cannot_be_had_are_said_to_be_so(page: Page, service: Service) -> None:
+    make_example(page, service.url, "Six invented letters")
+    page.route("**/examples/*", lambda route: route.abort())
+    page.get_by_role("button", name="unseen images").click()
+    expect(page.locator("[data-part=try-error]")).to_contain_text("The service does not answer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import signal
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from playwright.sync_api import Page, expect
 
 from service.demo.alphabet import drawing
 from tests.e2e.browser.chromium import PNG, drop, fill, made, make, make_example, paste, row
-from tests.e2e.processes import Service
+from tests.e2e.browser.conftest import SLOW
+from tests.e2e.processes import Service, serve
 from tests.service import centroids
 
 ZEBRA, HORSE = "Black and white stripes and an upright mane.", "A plain brown coat, “hooves”, and no stripes."
@@ -63,6 +65,14 @@ def test_images_are_dropped_and_pasted_and_taken_out(page: Page, service: Servic
     expect(row(page, 2).locator(".thumbs li")).to_have_count(1)
     first.get_by_role("button", name="Remove all").click()
     expect(first.locator(".thumbs li")).to_have_count(0)
+
+
+def test_an_image_pasted_beside_every_zone_goes_to_a_class_and_no_further(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    paste(page.get_by_role("heading", level=1), [("one.png", drawing(0, 0), PNG)])
+    expect(row(page, 1).locator(".thumbs li")).to_have_count(1)
+    expect(page.locator("#many-note")).to_be_empty()
+    expect(page.locator("#many-zone")).to_be_hidden()
 
 
 def test_many_classes_from_a_folder_a_zip_and_a_csv(page: Page, service: Service, tmp_path: Path) -> None:
@@ -141,6 +151,36 @@ def test_progress_is_shown_as_it_happens(page: Page, unsure: Service) -> None:
     task_id = made(page)
     expect(page.locator(".steps")).to_be_hidden()
     assert unsure.http.get(f"/tasks/{task_id}").json()["meta_model"] == "slow"
+
+
+def test_a_service_that_is_killed_and_started_again_is_found_again(page: Page, tmp_path: Path) -> None:
+    centroids.meta_model(tmp_path / "meta-models", name="slow", n_loops=SLOW)
+    settings = {"state_dir": tmp_path / "state", "meta_models": tmp_path / "meta-models"}
+    with serve(**settings) as service:
+        page.goto(service.url)
+        for k in range(2):
+            fill(page, k + 1, f"letter {k}", images=(drawing(k, 0),))
+        make(page)
+        expect(page.locator(".steps [aria-current]")).to_have_text("Writing the network")
+        with page.expect_event("requestfailed"):
+            service.stop(signal.SIGKILL)
+        with page.expect_event("requestfailed"):
+            pass
+    with serve(**settings) as again:
+        page.route("**/tasks/**", lambda route: route.continue_(url=route.request.url.replace(service.url, again.url)))
+        made(page)
+        expect(page.locator("[data-part=failure]")).to_be_hidden()
+        page.unroute_all(behavior="wait")
+
+
+def test_a_task_that_is_deleted_while_it_is_made_shows_no_progress(page: Page, unsure: Service) -> None:
+    body = centroids.task_json({f"letter {k}": drawing(k, 1) for k in range(2)}, generator="slow")
+    task_id = unsure.http.post("/tasks", json=body, headers={"Prefer": "respond-async"}).json()["id"]
+    page.goto(f"{unsure.url}/#/tasks/{task_id}")
+    expect(page.locator(".steps [aria-current]")).to_have_text("Writing the network")
+    unsure.http.delete(f"/tasks/{task_id}")
+    expect(page.locator("[data-part=failure]")).to_contain_text("deleted while it was being made")
+    expect(page.locator("[data-part=progress]")).to_be_hidden()
 
 
 def test_a_task_that_fails_says_why(page: Page, unsure: Service) -> None:

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from service.demo.alphabet import drawing
 from tests.e2e.browser.chromium import PNG, asked, drop, made, make_example, matrix, queries, try_images, upload
@@ -156,6 +156,36 @@ def test_more_tasks_come_page_by_page_also_after_one_was_deleted(page: Page, uns
         page.get_by_role("button", name="Show more").click()
         expect(page.locator(".task").last).to_contain_text(name)
     expect(page.locator(".task")).to_have_count(2)
+
+
+def test_a_page_of_tasks_is_asked_for_once_however_often_it_is_wanted(page: Page, unsure: Service) -> None:
+    for name in ("one", "two", "three"):
+        unsure.http.post("/tasks", json=centroids.task_json({f"paged {name} {k}": drawing(k, 4) for k in range(2)}))
+    n_tasks = len(unsure.http.get("/tasks").json()["tasks"])
+    held: list[Route] = []
+    page.route("**/tasks?limit=100", lambda route: route.continue_(url=route.request.url.replace("100", "1")))
+    page.route("**/tasks?*after=*", lambda route: held.append(route))
+    page.goto(f"{unsure.url}/#/tasks")
+    page.get_by_role("button", name="Show more").dblclick()
+    page.get_by_label("Search").press_sequentially("paged")
+    page.route("**/tasks?*after=*", lambda route: route.continue_())
+    for route in held:
+        route.continue_()
+    expect(page.locator("#list-state")).to_have_text(f"3 of {n_tasks} classifiers")
+    expect(page.locator(".task")).to_have_count(3)
+
+
+def test_a_list_that_could_not_be_had_says_so_only_until_it_can(page: Page, unsure: Service) -> None:
+    for name in ("one", "two"):
+        unsure.http.post("/tasks", json=centroids.task_json({f"again {name} {k}": drawing(k, 5) for k in range(2)}))
+    page.route("**/tasks?limit=100", lambda route: route.continue_(url=route.request.url.replace("100", "1")))
+    page.route("**/tasks?*after=*", lambda route: route.abort(), times=1)
+    page.goto(f"{unsure.url}/#/tasks")
+    page.get_by_role("button", name="Show more").click()
+    expect(page.locator("#list-error")).to_contain_text("The service does not answer")
+    page.get_by_role("button", name="Show more").click()
+    expect(page.locator(".task")).to_have_count(2)
+    expect(page.locator("#list-error")).to_be_hidden()
 
 
 def test_tasks_are_found_opened_and_deleted(page: Page, unsure: Service) -> None:

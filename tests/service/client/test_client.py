@@ -17,6 +17,7 @@ from PIL import Image
 from service.client import (
     AsyncClassmith,
     Classmith,
+    MetaModelInfo,
     NotAllowed,
     NotFound,
     Prediction,
@@ -69,6 +70,19 @@ def test_the_life_of_a_task(client: Classmith, tmp_path: Path) -> None:
     task.delete()
     with pytest.raises(NotFound, match="There is no task"):
         task.refresh()
+
+
+def test_meta_models_are_listed_alike_by_both_clients(service: Live, client: Classmith) -> None:
+    async def asynchronously() -> list[MetaModelInfo]:
+        async with AsyncClassmith(service.url) as other:
+            return await other.meta_models()
+
+    found = client.meta_models()
+    assert [(m.name, m.domain, m.accepts_unlabeled) for m in found] == [
+        ("centroids", "drawings", True), ("photos", "photographs", False),
+    ]  # fmt: skip
+    assert found == asyncio.run(asynchronously())
+    assert found[0].document["digest"]
 
 
 def test_every_form_of_the_same_images_is_the_same_task(client: Classmith, folder: Path) -> None:

@@ -361,7 +361,7 @@ def test_every_call_in_the_document_answers(service: Live) -> None:
     document = service.http.get("/openapi.json").json()
     assert set(document["paths"]) == {
         "/tasks", "/tasks/{task_id}", "/tasks/{task_id}/events", "/tasks/{task_id}/model.onnx",
-        "/tasks/{task_id}/predict", "/tasks/{task_id}/explain", "/tasks/{task_id}/adaptation",
+        "/tasks/{task_id}/predict", "/tasks/{task_id}/explain", "/tasks/{task_id}/adaptation", "/meta-models",
         "/healthz", "/readyz", "/metrics",
         "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/models/{model}",
         "/v2/models/{model}/config", "/v2/models/{model}/infer", "/v2/models/{model}/ready",

@@ -108,7 +108,7 @@ def test_files_belong_to_the_class_of_the_same_name_however_it_is_written(servic
     [
         ({"task": ["{}", "{}"]}, "comes twice", "task"),
         ({"task": "{"}, "not valid JSON", "task"),
-        ({"task": '{"classes": 3}'}, "list", "task.classes"),
+        ({"task": '{"classes": 3}'}, "this must be an array", "task.classes"),
         ({"generator": "photos"}, "member of the JSON in the part `task`", "generator"),
         ({"a": "an apple"}, "not a file", "a"),
     ],

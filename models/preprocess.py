@@ -100,8 +100,8 @@ def fit_pixels(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
         fitted = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
     else:
         color = _background(image, spec)
-        if round(min(image.size) * spec.size / max(image.size)) == 0:  # a line, of which padding would leave nothing
-            scale = spec.size / max(image.size)
+        scale = spec.size / max(image.size)
+        if round(min(image.size) * scale) == 0:  # a line, of which padding would leave nothing
             width, height = (max(1, round(side * scale)) for side in image.size)
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         fitted = ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=color)

@@ -81,7 +81,7 @@ class Specifier:
         meta_model = self.catalogue.choose(request.generator, evidence)
         if request.generator == AUTO and not meta_model.manifest.accepts_unlabeled:
             request = replace(request, unlabeled=())
-        _check_fits(texts, request, meta_model, self._max_classes(meta_model.manifest.max_classes))
+        _check_fits(texts, request, meta_model, self.max_classes(meta_model.manifest.max_classes))
         pixels = iter(await self.intake.pixels(request.images, meta_model.manifest.preprocess))
         classes = tuple(
             ClassSpec(text.name, text.description, tuple(next(pixels) for _ in asked.images))
@@ -115,7 +115,7 @@ class Specifier:
 
     def _texts(self, request: TaskRequest) -> TaskSpec:
         """Names and descriptions in canonical form, once their number and lengths are checked."""
-        limit = self._max_classes(self.catalogue.max_classes)
+        limit = self.max_classes(self.catalogue.max_classes)
         n_classes = len(request.classes)
         if n_classes > limit:  # before their texts are looked at: there may be very many
             check_classes(TaskSpec((ClassSpec(""),) * n_classes), min_classes=MIN_CLASSES, max_classes=limit)
@@ -136,7 +136,8 @@ class Specifier:
             message = f"{len(asked.images)} images are over the limit of {most} a class; send fewer."
             raise TooLarge(message, where=f"{where}.images")
 
-    def _max_classes(self, most: int) -> int:
+    def max_classes(self, most: int) -> int:
+        """Of a task, where a meta-model takes ``most``: the service may have a lower limit."""
         return max(MIN_CLASSES, min(most, self.settings.max_classes or most))
 
 

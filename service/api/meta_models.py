@@ -8,6 +8,7 @@ from models.metamodel import MetaModel
 from service.api import bodies, openapi
 from service.api.schemas import MetaModelListOut, MetaModelOut
 from service.api.state import served
+from service.requests import Specifier
 
 router = APIRouter(tags=["tasks"], route_class=openapi.PlainRoute)
 
@@ -17,12 +18,13 @@ async def meta_models(request: Request) -> Response:
     """The meta-models that can make a classifier here, by name."""
     here, _ = served(request)
     bodies.check_query(request, ())
-    catalogue, limit = here.tasks.loader.catalogue, here.settings.max_classes
-    found = [_shown(catalogue.by_name[name], limit) for name in catalogue.names]
+    specifier = here.tasks.registration.specifier
+    catalogue = specifier.catalogue
+    found = [_shown(catalogue.by_name[name], specifier) for name in catalogue.names]
     return Response(MetaModelListOut(meta_models=found).model_dump_json(), media_type=bodies.JSON)
 
 
-def _shown(meta_model: MetaModel, max_classes: int | None) -> MetaModelOut:
+def _shown(meta_model: MetaModel, specifier: Specifier) -> MetaModelOut:
     manifest = meta_model.manifest
     return MetaModelOut(
         name=manifest.name,
@@ -31,7 +33,7 @@ def _shown(meta_model: MetaModel, max_classes: int | None) -> MetaModelOut:
         domain=manifest.domain,
         image_size=manifest.preprocess.size,
         min_classes=manifest.min_classes,
-        max_classes=min(manifest.max_classes, max_classes or manifest.max_classes),
+        max_classes=specifier.max_classes(manifest.max_classes),
         max_images=manifest.max_images,
         accepts_images=manifest.accepts_images,
         accepts_descriptions=manifest.accepts_descriptions,

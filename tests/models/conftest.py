@@ -1,4 +1,4 @@
-"""One thread for PyTorch, and one real export for the session (PyTorch's exporter takes seconds)."""
+"""One thread for PyTorch, and one real export for all tests (PyTorch's exporter takes seconds)."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> MetaModel:
     """The folder of ``small.model()``."""
-    return small.meta_model(tmp_path_factory.mktemp("exported") / "small")
+    return small.exported(tmp_path_factory)

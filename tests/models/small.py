@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from models.metamodel import Manifest, MetaModel
 from models.methods.hypertransformer import HyperTransformer, HyperTransformerConfig
 from models.preprocess import PreprocessSpec
 from models.task import ClassSpec, TaskSpec
+from tests.once import once
 
 CONFIG = HyperTransformerConfig(
     channels=4, n_transformer_layers=1, n_heads=2, token_dim=16, label_dim=8, image_embedding_dim=8,
@@ -83,14 +85,14 @@ def manifest(config: HyperTransformerConfig = EXPORTED, **changes: object) -> Ma
     ).model_copy(update=changes)  # fmt: skip
 
 
-@cache
-def exported_files() -> dict[str, bytes]:
-    """The files of ``model(EXPORTED)``, exported once in this process."""
-    return export_files(model(EXPORTED))
+def exported(tmp_path_factory: pytest.TempPathFactory) -> MetaModel:
+    """The folder of ``model(EXPORTED)``: exported once, this process's own copy."""
 
+    def make(folder: Path) -> None:
+        metamodel.write(folder / "small", manifest(), export_files(model(EXPORTED)))
 
-def meta_model(folder: Path) -> MetaModel:
-    return metamodel.write(folder, manifest(), exported_files())
+    made = once(tmp_path_factory, "small", make) / "small"
+    return metamodel.load(shutil.copytree(made, tmp_path_factory.mktemp("exported") / "small"))
 
 
 def spec(*, shots: tuple[int, ...] = (2, 1, 3), n_unlabeled: int = 1, seed: int = 0) -> TaskSpec:

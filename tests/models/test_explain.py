@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import metamodel
 from models.bundle import Bundle, BundleHeader
@@ -19,7 +19,7 @@ from models.errors import InvalidMetaModel
 from models.explain import decide_with_gradients, in_frame, relative_changes, saliency, token_weights
 from models.explain_words import WORDS_GRADIENT, make_words_session
 from models.export import export_skeleton, relative_error, to_array
-from models.export_n3 import INPUTS, base_tensors, bundle_names, export_files
+from models.export_n3 import INPUTS, base_tensors, bundle_names
 from models.metamodel import MetaModel
 from models.methods.n3 import N3, Adaptation
 from models.nn.bases import TENSORFLOW_MOBILENET, BaseSpec
@@ -36,24 +36,6 @@ BASES = (
     replace(TENSORFLOW_MOBILENET, size=32),
 )
 TEMPERATURE = 1.5
-
-
-def half_precise(base: BaseSpec, *adapts: str) -> N3:
-    """A small N3 all of whose stored numbers are float16 already, so that the files hold what PyTorch has.
-
-    Its base keeps signals at their size, so that no layer is without a gradient.
-    """
-    made = small_n3.model(replace(CONFIG, base=base, adapts=adapts, mu=0.25))
-    with torch.no_grad():
-        for convolution in made.target.base.convolutions.values():
-            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-        for parameter in made.target.parameters():
-            parameter.copy_(parameter.half())
-        for layer in made.layers:
-            decoder = made.decoder(layer)
-            decoder.mu.fill_(1)
-            decoder.basis.copy_(decoder.basis.half())
-    return made.requires_grad_(False)
 
 
 def bundle_of(made: N3, adaptation: Adaptation) -> Bundle:
@@ -73,7 +55,7 @@ def score(logits: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("base", BASES, ids=lambda spec: f"{spec.architecture}{'-same' * spec.same_padding}")
 def test_gradients_of_pixels_and_of_the_tasks_tensors_are_pytorchs(base: BaseSpec, tmp_path: Path) -> None:
-    made = half_precise(base, "")
+    made = small_n3.half_precise(replace(CONFIG, base=base, adapts=("",)))
     network = exported_network(made, tmp_path)
     image = small_n3.pixels(1, size=base.size)
     adaptation = adapt(made, task())
@@ -138,12 +120,12 @@ def test_a_network_of_other_nodes_is_refused_by_the_name_of_the_node(exported: M
 
 @pytest.fixture(scope="module")
 def made() -> N3:
-    return half_precise(CONFIG.base, "features.12")
+    return small_n3.half_precise(small_n3.EXPLAINED)
 
 
 @pytest.fixture(scope="module")
-def folder(made: N3, tmp_path_factory: pytest.TempPathFactory) -> MetaModel:
-    return metamodel.write(tmp_path_factory.mktemp("zoo") / "small-n3", small_n3.manifest(made), export_files(made))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> MetaModel:
+    return metamodel.load(small_n3.explained(tmp_path_factory))
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1)])
@@ -151,7 +133,7 @@ def test_what_tokens_carried_is_the_gradient_through_all_that_they_made(
     made: N3, folder: MetaModel, order: tuple[int, ...]
 ) -> None:
     """Over the classification layer and every adapted layer, whatever the order that the generator sees."""
-    given, image = task(), small_n3.pixels(1)
+    given, image = task(token_dim=made.config.token_dim), small_n3.pixels(1)
     tokens = given.tokens.clone().requires_grad_()
     adaptation = made.generate(tokens, *given[1:])
     reference = score(made.classify(adaptation, image))
@@ -231,7 +213,7 @@ def test_what_a_crop_takes_away_carried_nothing() -> None:
 
 
 def test_a_relative_change_is_the_added_weights_norm_over_that_of_the_weight(made: N3, folder: MetaModel) -> None:
-    adaptation = adapt(made, task())
+    adaptation = adapt(made, task(token_dim=made.config.token_dim))
     found = relative_changes(folder, bundle_of(made, adaptation).tensors)
     assert [layer.name for layer in found] == list(made.layers)
     assert {layer.type for layer in found} == {"convolution 1 x 1", "convolution 3 x 3"}

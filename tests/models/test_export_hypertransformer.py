@@ -16,7 +16,7 @@ from onnx import TensorProto, numpy_helper
 from models.errors import InvalidMetaModel
 from models.export import MAX_RELATIVE_ERROR
 from models.export_hypertransformer import Shape, bundle_names, check_parity, export_files, tensor_specs
-from models.metamodel import N_CLASSES
+from models.metamodel import N_CLASSES, MetaModel
 from tests.models import small
 
 SHAPES = (Shape(2, 1, 0), Shape(5, 5, 3), Shape(12, 1, 0), Shape(3, 2, 9))
@@ -24,8 +24,8 @@ SHAPES = (Shape(2, 1, 0), Shape(5, 5, 3), Shape(12, 1, 0), Shape(3, 2, 9))
 
 
 @pytest.fixture(scope="module")
-def files() -> dict[str, bytes]:
-    return small.exported_files()
+def files(exported: MetaModel) -> dict[str, bytes]:
+    return {name: exported.read(name) for name in exported.manifest.files}
 
 
 def edited(data: bytes, edit: Callable[[onnx.ModelProto], None]) -> bytes:

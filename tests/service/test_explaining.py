@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from torch import nn
 
 from models import explain, metamodel
 from models.bundle import decode
-from models.export_n3 import export_files
 from models.metamodel import MetaModel
 from models.methods.n3 import N3
 from models.preprocess import to_pixels
@@ -44,14 +42,14 @@ HALF_PRECISION = 0.02
 @pytest.fixture(scope="module")
 def made() -> N3:
     torch.set_num_threads(1)
-    return small_n3.model(replace(CONFIG, token_dim=384, adapts=("features.12",)))
+    return small_n3.half_precise(small_n3.EXPLAINED)
 
 
 @pytest.fixture(scope="module")
 def folder(made: N3, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """N3 as it is exported, N3 without its gradient, one that reads words and never had a gradient, and others."""
     folder = tmp_path_factory.mktemp("meta-models")
-    files = export_files(made)
+    files = files_of(metamodel.load(small_n3.explained(tmp_path_factory)))
     metamodel.write(folder / "n3", small_n3.manifest(made, name="n3"), files)
     older = {name: data for name, data in files.items() if name != "words_gradient.onnx"}
     metamodel.write(folder / "older", small_n3.manifest(made, name="older"), older)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 
 from models.metamodel import MetaModel
 from tests.models import small as small_models
+from tests.once import once
 from tests.training import described, small
 from training import described_tasks
 from training.data import DATASETS, omniglot
@@ -40,23 +38,21 @@ def drawings(folders: Path) -> ImageSet:
 def cloths(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``<class>/<number>.png`` of described cloths, and ``descriptions.json``; skips where no encoder reads them."""
     described.skip_without_encoder()
-    own = tmp_path_factory.getbasetemp()
-    of_all_processes = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    return _once(of_all_processes / "cloths" / "images", described.write_folders)
+    return once(tmp_path_factory, "cloths", described.write_folders)
 
 
 @pytest.fixture(scope="session")
-def cloth_base(cloths: Path) -> Path:
+def cloth_base(cloths: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a base that met the training classes of ``cloths``."""
 
     def make(run: Path) -> None:
         base.fit(described.BASE, *DATASETS["tiny-imagenet"].split(cloths, size=described.SIZE), run, small.CPU)
 
-    return _once(cloths.parent / "base", make) / "checkpoint.safetensors"
+    return once(tmp_path_factory, "cloth-base", make) / "checkpoint.safetensors"
 
 
 @pytest.fixture(scope="session")
-def cloth_run(cloths: Path, cloth_base: Path) -> Path:
+def cloth_run(cloths: Path, cloth_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run of N3 on the training classes of ``cloths``."""
 
     def make(run: Path) -> None:
@@ -64,11 +60,11 @@ def cloth_run(cloths: Path, cloth_base: Path) -> Path:
         train, validation = DATASETS["tiny-imagenet"].split(cloths, size=described.SIZE)
         n3.fit(described.config(cloth_base), train, validation, run, small.CPU, texts=texts, validate_every=2)
 
-    return _once(cloths.parent / "n3", make)
+    return once(tmp_path_factory, "cloth-run", make)
 
 
 @pytest.fixture(scope="session")
-def cloth_zoo(cloths: Path, cloth_run: Path) -> Path:
+def cloth_zoo(cloths: Path, cloth_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of that run's meta-model, evaluated on all classes: words alone, and words with an image."""
 
     def make(zoo: Path) -> None:
@@ -85,20 +81,9 @@ def cloth_zoo(cloths: Path, cloth_run: Path) -> Path:
         path = zoo / "cloths" / "evaluation.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "columns": columns}))
 
-    return _once(cloths.parent / "zoo", make)
-
-
-def _once(folder: Path, make: Callable[[Path], object]) -> Path:
-    """What the first of the processes that run tests makes, and the others wait for."""
-    folder.parent.mkdir(exist_ok=True)
-    made = folder.with_suffix(".made")
-    with FileLock(folder.with_suffix(".lock")):
-        if not made.exists():
-            make(folder)
-            made.touch()
-    return folder
+    return once(tmp_path_factory, "cloth-zoo", make)
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> MetaModel:
-    return small_models.meta_model(tmp_path_factory.mktemp("exported") / "small")
+    return small_models.exported(tmp_path_factory)

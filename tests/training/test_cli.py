@@ -23,6 +23,7 @@ from tests.training import small
 from training import checkpoint
 from training import evaluate as evaluation
 from training.cli import main
+from training.columns import COMPARISON
 from training.configs.hypertransformer import CONFIGS
 
 CONFIG = replace(
@@ -111,6 +112,22 @@ def test_the_exported_meta_model_answers(meta_model: metamodel.MetaModel) -> Non
     session = ort.InferenceSession(self_contained(meta_model, bundle.header, bundle.tensors))
     (found,) = session.run([PROBABILITIES], {INPUT: np.stack([images[0] for images in pixels])})
     assert found.argmax(-1).tolist() == [0, 1, 2]
+
+
+def test_a_comparison_of_other_runs_is_dropped_and_the_command_that_made_it_told(
+    run: Path, meta_model: metamodel.MetaModel, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the run is among them, it stays: ``test_word_baselines``."""
+    folder = shutil.copytree(meta_model.folder, tmp_path / "tiny-drawings")
+    header = checkpoint.read_header(run / "checkpoint.safetensors")
+    of_run = {"steps": header["step"], "train_data_digest": header["train_data_digest"]}
+    other = {"config": {**header["config"], "seed": 1}, **of_run}
+    table = folder / COMPARISON
+    table.write_text(json.dumps({"runs": [other], "command": "training compare-words runs/other"}))
+    assert main(["export", str(run), "--to", str(folder), "--images", str(folders)]) == 0
+    assert not table.exists()
+    assert f"dropped {table}, " in (said := capsys.readouterr().out)
+    assert f"training compare-words runs/other --out {table}" in said
 
 
 def test_evaluate_prints_a_column(

@@ -388,11 +388,3 @@ def test_an_export_keeps_the_comparison_that_has_its_run(
     assert main(export) == 2
     assert "holds no comparison" in capsys.readouterr().err
     assert table.exists()
-
-    other = json.loads(before)
-    other["runs"][0]["config"]["seed"] = 1
-    table.write_text(json.dumps(other))
-    assert main(export) == 0
-    assert not table.exists()
-    assert f"dropped {table}, " in (said := capsys.readouterr().out)
-    assert f"training {' '.join(compared)} --out {table}" in said

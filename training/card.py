@@ -20,6 +20,7 @@ CONTROLS = {
     "task_agnostic": "task-agnostic (mean of written weights)",
     "shuffled_labels": "labels shuffled between classes",
     "pixels_nearest_centroid": "nearest centroid, raw pixels",
+    "transductive": "transductive: normalised with the statistics of all queries of a task, as in the paper",
 }
 """Rows of a meta-model that reads images alone."""
 DESCRIBED_CONTROLS = {

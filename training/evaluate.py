@@ -27,6 +27,7 @@ from training.baselines import logistic_regression, nearest_centroid
 from training.calibration import Answered, Calibration
 from training.data.folders import ImageSet
 from training.episodes import Episode, EpisodeShape, drawable, sample
+from training.transductive import N_SUPPORT, transductive
 
 HARDWARE = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 N_AGNOSTIC = 50
@@ -42,6 +43,8 @@ class Evaluator:
         self._generator = OnnxGenerator()
         self._skeletons: dict[int, bytes] = {}
         self._agnostic: Tensors = {}
+        written = (spec for spec in meta_model.manifest.tensors.values() if spec.source == "bundle")
+        self._writes_convolutions = any(len(spec.shape) == 4 for spec in written)
 
     def answer(
         self, episode: Episode, rng: np.random.Generator, *, controls: bool
@@ -83,7 +86,7 @@ class Evaluator:
         shuffled = self._write(episode, rng.permutation(n_way)[labels])
         agnostic_logits, agnostic_features = self._run(self._agnostic, n_way, queries)
         _, agnostic_support = self._run(self._agnostic, n_way, pixels[episode.support])
-        return {
+        found = {
             "nearest_centroid": nearest_centroid(support_features, labels, features),
             "logistic_regression": logistic_regression(support_features, labels, features),
             "shuffled_labels": self._run(shuffled, n_way, queries)[0].argmax(-1),
@@ -93,6 +96,18 @@ class Evaluator:
             ),
             "pixels_nearest_centroid": nearest_centroid(_flat(pixels[episode.support]), labels, _flat(queries)),
         }
+        if self._writes_convolutions:
+            found["transductive"] = self._transductive(episode, written)
+        return found
+
+    def _transductive(self, episode: Episode, written: Tensors) -> NDArray[np.int64]:
+        """What is predicted with the query batch's statistics, the paper's way."""
+        images = np.concatenate([episode.support, episode.query])
+        feeds = {INPUT: self.images.pixels[images], N_SUPPORT: np.array([len(episode.support)])}
+        graph = transductive(self._skeleton(len(episode.classes)))
+        (logits,) = make_session(graph, self.meta_model.weights(written)).run([LOGITS], feeds)
+        predicted: NDArray[np.int64] = logits[len(episode.support) :].argmax(-1)
+        return predicted
 
     def _write(self, episode: Episode, labels: NDArray[np.int64]) -> Tensors:
         """The task's tensors, as read back from a stored bundle."""
@@ -109,12 +124,15 @@ class Evaluator:
         self, tensors: Tensors, n_way: int, pixels: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Pixels ``(N, H, W, C)`` -> logits ``(N, K)`` and features ``(N, F)`` of one network."""
+        session = make_session(self._skeleton(n_way), self.meta_model.weights(tensors))
+        logits, features = session.run([LOGITS, FEATURES], {INPUT: pixels})
+        return logits, features
+
+    def _skeleton(self, n_way: int) -> bytes:
         if n_way not in self._skeletons:
             skeleton = self.meta_model.read("skeleton.onnx")
             self._skeletons[n_way] = skeleton_for(skeleton, self.meta_model.manifest, n_way)
-        session = make_session(self._skeletons[n_way], self.meta_model.weights(tensors))
-        logits, features = session.run([LOGITS, FEATURES], {INPUT: pixels})
-        return logits, features
+        return self._skeletons[n_way]
 
 
 def evaluate(

@@ -1,6 +1,7 @@
 """Where a training runs: device, precision, threads and processes, decided once, here.
 
-One process by default; ``torchrun --nproc-per-node N -m training fit ...`` for several (gradients are averaged).
+One process by default; ``torchrun --nproc-per-node N -m training fit ...`` for several: gradients and running
+statistics are averaged.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ class Runtime:
         """Around every forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
-    def average(self, gradients: list[Tensor]) -> None:
-        """Average gradients over the processes, in place, as one message."""
+    def average(self, tensors: list[Tensor]) -> None:
+        """Average floating-point tensors over the processes, in place, as one message."""
         if self.world_size == 1:
             return
-        flat = torch.cat([g.flatten() for g in gradients])
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
         dist.all_reduce(flat)
         flat /= self.world_size
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def close(self) -> None:
         """Leave the run."""

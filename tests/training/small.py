@@ -25,6 +25,8 @@ CONFIG = Config(
     images_per_step=48,
     warmup_steps=2,
 )
+BASE = replace(CONFIG, model=replace(MODEL, n_generated_layers=1, normalisation="base"), across_tasks=0.5)
+"""The logits layer alone is written, on convolutions that all tasks share, normalised with running statistics."""
 CPU = Runtime(torch.device("cpu"), bf16=False, rank=0, world_size=1)
 
 

@@ -255,9 +255,15 @@ def test_a_run_does_not_go_on_with_another_model(
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"), [({"embeddings": "static"}, "embeddings"), ({"classifier_rows": True}, "classifier_rows")]
+    ("changes", "named"),
+    [
+        ({"embeddings": "static"}, "embeddings"),
+        ({"classifier_rows": True}, "classifier_rows"),
+        ({"learning_rate": 1.0}, "learning_rate"),
+        ({"ways": (2, 3)}, "ways"),
+    ],
 )
-def test_a_run_does_not_go_on_with_other_texts(
+def test_a_run_does_not_go_on_with_other_settings(
     changes: dict[str, object], named: str, fit: Fit, run: Path, config: Config
 ) -> None:
     with pytest.raises(CheckpointError, match=f"another {named}"):

@@ -19,11 +19,10 @@ def main(folders: Path, out: Path) -> None:
     drawings = read_images(folders, omniglot.SPEC)
     here = runtime.start(device="cpu", n_threads=1)
     try:
-        model = fit(small.CONFIG, drawings, drawings, out / "run", here, stop_after=2)
+        model = fit(small.BASE, drawings, drawings, out / "run", here, stop_after=2)
         assert torch.distributed.get_backend() == "gloo"
-        save_file(
-            {name: p.detach().contiguous() for name, p in model.named_parameters()}, out / f"{here.rank}.safetensors"
-        )
+        weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, out / f"{here.rank}.safetensors")
     finally:
         here.close()
 

@@ -148,7 +148,8 @@ def _train_step(
     loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
     optimizer.zero_grad()
     torch.autograd.backward(loss)
-    runtime.average([p.grad for p in model.parameters() if p.grad is not None])
+    statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]  # each process met its own images
+    runtime.average([*(p.grad for p in model.parameters() if p.grad is not None), *statistics])
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     found = checkpoint.finite_loss(loss, norm, step, path)
     optimizer.step()

@@ -202,7 +202,8 @@ def _train_step(
     optimizer.zero_grad()
     torch.autograd.backward(loss)
     parameters = [p for p in model.parameters() if p.grad is not None]
-    runtime.average([p.grad for p in parameters if p.grad is not None])
+    # Running statistics, too: each process met tasks of its own.
+    runtime.average([*(p.grad for p in parameters if p.grad is not None), *model.buffers()])
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config.learning_rate, step, config.n_steps, config.warmup_steps)

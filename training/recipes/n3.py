@@ -232,13 +232,14 @@ def _begun(path: Path, config: Config, train: ImageSet) -> tuple[Base, Projectio
     """The base and projection of a run that goes on: its features stay the same to the last bit, wherever it does.
 
     And what its header says of the base; nothing, where an older version began it.
-    Raises CheckpointError where it was begun with other images, another base, or another model.
+    Raises CheckpointError where it was begun with other images or settings; only how long it goes on may change, the
+    precision of its forward passes, where its base lies, and what nothing is learned through.
     """
     model, header = load_model(path)
     saved = {**header["config"], **header["config"]["model"], "images": header["train_data_digest"]}
-    wanted = {**asdict(config.model), "images": train.digest}
-    settings = ("text_encoder", "embeddings", "classifier_rows", "n_documents", "scatter", "assumed_scatter", "seed")
-    wanted |= {name: getattr(config, name) for name in settings}
+    free = {"model", "base", "dataset", "n_steps", "bf16", "refinement"}
+    settings = {name: value for name, value in asdict(config).items() if name not in free}
+    wanted = {**asdict(config.model), **settings, "images": train.digest}
     filled_in = {"n_remembered", "token_dim"}
     checkpoint.refuse_other(path, saved, {name: value for name, value in wanted.items() if name not in filled_in})
     target = model.target

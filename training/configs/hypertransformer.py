@@ -152,7 +152,7 @@ CONFIGS: dict[str, Callable[[], Config]] = {
     "omniglot-8-floor": lambda: omniglot(8, n_steps=5000),
     "omniglot-16": lambda: omniglot(16, n_steps=4000),
     "omniglot-32": lambda: omniglot_wide(32, n_steps=2600, pooling="ceil"),
-    "omniglot-64": lambda: omniglot_wide(64, n_steps=4500, pooling="ceil"),
+    "omniglot-64": lambda: omniglot_wide(64, n_steps=3600, pooling="ceil"),
     "omniglot-4-5shot-all": lambda: omniglot_4_five_shot(5),
     "omniglot-4-5shot-logits": lambda: omniglot_4_five_shot(1),
     "omniglot-8-unlabeled": omniglot_unlabeled,

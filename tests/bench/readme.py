@@ -117,7 +117,8 @@ def accuracy() -> str:
         "**Accuracy**, % on classes kept out of training, mean and 95 % interval over episodes; support and query "
         "disjoint, every image answered on its own. From images, behind the stroke: nearest centroid on the same "
         "features; more controls, and pixels alone, are in the cards. The column that is named transductive is the "
-        "paper's protocol: each layer normalised with the statistics of all queries of a task at once:",
+        "paper's protocol: each layer normalised with the statistics of all queries of a task at once; empty where "
+        "tasks share their convolutions, or not measured yet:",
         "",
         *tables_of_shown(shown),
         *table(described, DESCRIBED_CONTROLS),

@@ -102,11 +102,12 @@ class Evaluator:
 
     def _transductive(self, episode: Episode, written: Tensors) -> NDArray[np.int64]:
         """What is predicted with the query batch's statistics, the paper's way."""
-        images = np.concatenate([episode.support, episode.query])
-        feeds = {INPUT: self.images.pixels[images], N_SUPPORT: np.array([len(episode.support)])}
+        n_support = len(episode.support) + len(episode.unlabeled)  # whose statistics were folded in
+        images = np.concatenate([episode.support, episode.unlabeled, episode.query])
+        feeds = {INPUT: self.images.pixels[images], N_SUPPORT: np.array([n_support])}
         graph = transductive(self._skeleton(len(episode.classes)))
         (logits,) = make_session(graph, self.meta_model.weights(written)).run([LOGITS], feeds)
-        predicted: NDArray[np.int64] = logits[len(episode.support) :].argmax(-1)
+        predicted: NDArray[np.int64] = logits[n_support:].argmax(-1)
         return predicted
 
     def _write(self, episode: Episode, labels: NDArray[np.int64]) -> Tensors:

@@ -9,6 +9,8 @@ them, with the scale and shift that were learned.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import onnx
 from onnx import parser
 
@@ -41,6 +43,7 @@ AsSupport (x, {N_SUPPORT}) => (y) {{
 """
 
 
+@lru_cache(maxsize=8)  # an evaluation asks for the same at every episode
 def transductive(skeleton: bytes) -> bytes:
     """The graph of a network -> the same of a batch of support images, then queries; ``n_support`` ``(1,)`` int64.
 

@@ -171,10 +171,12 @@ def tables_of_shown(evaluated: Sequence[tuple[str, dict[str, Any]]]) -> list[str
     for tasks in dict.fromkeys(tasks_of(evaluation) for _, evaluation in by_width):
         same = [(n, e) for n, e in by_width if tasks_of(e) == tasks]
         transductive = any(TRANSDUCTIVE in e["columns"][0]["accuracy"] for _, e in same)
-        heads = [*tasks, *([f"{tasks[0]}, {TRANSDUCTIVE}"] * transductive)]
+        heads, chances = [*tasks], [str(column["chance"]) for column in same[0][1]["columns"]]
+        if transductive:
+            heads.append(f"{tasks[0]}, {TRANSDUCTIVE}")
+            chances.append(chances[0])
         lines += [f"| meta-model | network | episodes | {' | '.join(heads)} |", "|---" * (len(heads) + 3) + "|"]
         lines += [row_of_shown(name, e, transductive=transductive) for name, e in same]
-        chances = [str(same[0][1]["columns"][k % len(tasks)]["chance"]) for k in range(len(heads))]
         lines += [f"| guessing | | | {' | '.join(chances)} |", ""]
     return lines
 

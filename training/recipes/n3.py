@@ -244,7 +244,7 @@ def _begun(path: Path, config: Config, train: ImageSet) -> tuple[Base, Projectio
     checkpoint.refuse_other(path, saved, {name: value for name, value in wanted.items() if name not in filled_in})
     target = model.target
     parts = (target.center, target.projection.weight, target.projection.bias)
-    known = {name: header[name] for name in ("base_origin",) if name in header}
+    known = {"base_origin": header["base_origin"]} if "base_origin" in header else {}
     return target.base, Projection(*(part.detach().double().numpy() for part in parts)), known
 
 

@@ -138,10 +138,11 @@ def _target(config: HyperTransformerConfig, n_classes: int) -> Conv4:
         pixel_std=config.pixel_std,
         negative_slope=config.negative_slope,
         pooling=config.pooling,
+        unit_features=config.unit_features,
     )
 
 
-def _base_tensors(model: HyperTransformer) -> dict[str, NDArray[np.float16]]:
+def _base_tensors(model: HyperTransformer) -> dict[str, NDArray[np.float32]]:
     """Convolutions shared by all tasks, folded with the base statistics: what any task's network holds there."""
     if model.config.writes_convs:
         return {}

@@ -39,6 +39,7 @@ from service.api.state import Served
 from service.catalogue import Catalogue, nothing_in, read_catalogue
 from service.descriptions import DescriptionReader, prepare_encoders
 from service.explaining import Explainer
+from service.exporting import Exporter
 from service.generation.pending import PendingGenerations
 from service.images import Intake
 from service.observability.siblings import Siblings
@@ -133,6 +134,8 @@ async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics, tr
     generation = TracedGeneration(storage.generation, tracing)
     networks = SharedNetworks(_placement(settings, catalogue))
     loader = Loader(storage.tasks, storage.bundles, generation, catalogue, networks)
+    exporter = Exporter(loader, metrics)
+    stack.callback(exporter.close)
     sessions = SessionCache(
         traced_load(tracing, loader.session),
         loader.exists,
@@ -151,7 +154,9 @@ async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics, tr
     explainer = Explainer(loader, storage.generator, encoders, max_pixels=settings.max_image_pixels, metrics=metrics)
     stack.callback(explainer.close)
     registration = Registration(storage.tasks, storage.keys, specifier, loader, pending, pool)
-    return Tasks(storage.tasks, storage.bundles, registration, loader, pending, sessions, batcher, explainer, pool)
+    return Tasks(
+        storage.tasks, storage.bundles, registration, loader, pending, sessions, batcher, explainer, exporter, pool
+    )
 
 
 def _batcher(settings: Settings, metrics: Metrics) -> Batcher:

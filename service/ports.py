@@ -130,7 +130,8 @@ class Generation(Protocol):
 
         At most one process works on a task at a time (``TaskStore.claim``): others wait for it, and take over when its
         lease runs out. A ready task is generated again only if its bundle is missing or corrupt. Raises NotFound where
-        the task was deleted meanwhile, Unavailable after ``close``.
+        the task was deleted meanwhile, Unavailable after ``close`` and where a task that was made before cannot be made
+        again now.
         """
 
     def check_room(self) -> None:

@@ -12,8 +12,9 @@ from typing import TypeVar
 
 from models.errors import Busy, ClassmithError, NotFound, Unavailable
 from models.explain import LayerChange
-from models.graph import self_contained
 from service.explaining import Explainer, Explanation
+from service.exporting import Exporter
+from service.generation.leases import queue_again
 from service.generation.pending import PendingGenerations
 from service.images import check_pixels
 from service.observability.statistics import Statistics
@@ -42,6 +43,7 @@ class Tasks:
     sessions: SessionCache
     batcher: Batcher
     explainer: Explainer
+    exporter: Exporter
     pool: ThreadPoolExecutor
     statistics: Statistics = field(default_factory=Statistics)
 
@@ -55,14 +57,17 @@ class Tasks:
         Raises QuotaExceeded where the task is new and the tenant keeps ``max_tasks`` already.
         """
         creation = await self.registration.of(tenant, request, key=key, max_tasks=max_tasks)
+        ident = creation.record.id
         if creation.record.state == "ready":
             return creation
-        generation = self.pending.start(tenant, creation.record.id)
+        if creation.record.state == "failed":  # else whoever looks before the new try began is told of the old one
+            await self._off_loop(lambda: queue_again(self.store, tenant, ident))
+        generation = self.pending.start(tenant, ident)
         await asyncio.wait({generation}, timeout=wait_s)
         try:
-            record = generation.result() if generation.done() else await self.get(tenant, creation.record.id)
+            record = generation.result() if generation.done() else await self.get(tenant, ident)
         except Busy:  # the queue has filled up since it was asked: the task is stored, and made when there is room
-            record = await self.get(tenant, creation.record.id)
+            record = await self.get(tenant, ident)
         return Creation(record, creation.made)
 
     async def get(self, tenant: str, ident: str) -> TaskRecord:
@@ -184,14 +189,8 @@ class Tasks:
         self.sessions.drop(tenant, ident)
 
     async def export_model(self, tenant: str, ident: str) -> bytes:
-        """The classifier as an ONNX file that runs anywhere; raises what loading it raises."""
-
-        def export() -> bytes:
-            record = self.loader.record(tenant, ident)
-            bundle = self.loader.bundle(record)
-            return self_contained(self.loader.catalogue.get(record.meta_model), bundle.header, bundle.tensors)
-
-        return await self._off_loop(export)
+        """The classifier as an ONNX file that runs anywhere; raises Busy, and what loading it raises."""
+        return await self.exporter.export(tenant, ident)
 
     async def _off_loop(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)

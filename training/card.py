@@ -290,9 +290,10 @@ def _figure(figure: dict[str, float] | None) -> str:
 def _calibration(columns: list[dict[str, Any]]) -> str:
     if not columns:
         return ""
+    measured = ("answered_percent", "accuracy_when_answered", "unknown_classes_abstained_percent")
     rows = [
-        f"| {column_name(c)} | {100 * c['expected_calibration_error']:.1f} | {c['abstention']['answered_percent']} | "
-        f"{c['abstention']['accuracy_when_answered']} | {c['abstention']['unknown_classes_abstained_percent']} |"
+        f"| {column_name(c)} | {100 * c['expected_calibration_error']:.1f} | "
+        f"{' | '.join('' if c['abstention'][name] is None else str(c['abstention'][name]) for name in measured)} |"
         for c in columns
     ]
     head = "| | ECE, % | answered, % | accuracy when answered, % | unknown classes abstained, % |"

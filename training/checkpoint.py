@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from training.data.folders import DataError, ImageSet
 
 FORMAT_VERSION = 1
+GIVE_IMAGES = "give the images it was trained on with --images (without, if they were the config's own)"
 
 
 class CheckpointError(Exception):
@@ -40,7 +41,7 @@ def save(path: Path, model: nn.Module, optimizer: Optimizer | None, header: Mapp
 
 def read_header(path: Path) -> dict[str, Any]:
     """The header alone; raises CheckpointError where the file is missing, half written or of another format."""
-    return _read(path)[0]
+    return _read(path, header_alone=True)[0]
 
 
 def load(path: Path, model: nn.Module, optimizer: Optimizer | None = None) -> dict[str, Any]:
@@ -66,11 +67,36 @@ def refuse_other(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]
         )
 
 
-def refuse_other_images(trained: Mapping[str, Any], train: ImageSet) -> None:
+def refuse_other_images(trained: Mapping[str, Any], train: ImageSet, remedy: str = GIVE_IMAGES) -> None:
     """Raise DataError where what says by which images it was trained (a header, a card's facts) names others."""
     if trained.get("train_data_digest", train.digest) != train.digest:
-        remedy = "give the images it was trained on with --images (without, if they were the config's own)"
         raise DataError(f"This run was trained on other images; {remedy}.")
+
+
+def refuse_other_source(trained: Mapping[str, Any], images: Path | None) -> None:
+    """Raise DataError, before an image is read, where own ``images`` are missing, or given to what learned from others.
+
+    ``trained``: as of ``refuse_other_images``, which is to see what an older one, that does not say, was trained on.
+    """
+    own = trained.get("own_images", images is not None)
+    if own and images is None:
+        raise DataError("This was trained on your own images; give them with --images.")
+    if images is not None and not own:
+        raise DataError("This was trained on the images of its config's data set; leave out --images.")
+
+
+def refuse_other_classes(trained: Mapping[str, Any], unseen: ImageSet) -> None:
+    """Raise DataError where these are not the classes that were held out of a training, by its card's facts.
+
+    They are named by their groups, where these were held out whole. Older facts name none.
+    """
+    held_out = trained.get("validation_groups")
+    if held_out is not None and sorted(held_out) not in (sorted(set(unseen.groups)), sorted(unseen.class_names)):
+        raise DataError(
+            "The classes that validate in the data set as it is now are not those that were held out of this training: "
+            "it may have met some of them. Put back the data set it was trained on, or give unseen classes with "
+            "--images."
+        )
 
 
 def finite_loss(loss: Tensor, norm: Tensor, step: int, path: Path) -> float:
@@ -100,11 +126,11 @@ def write_bytes(path: Path, data: bytes) -> None:
     os.replace(staging, path)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path, *, header_alone: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             header: dict[str, Any] = dict(json.loads(file.metadata()["header"]))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            tensors = {name: file.get_tensor(name) for name in ([] if header_alone else file.keys())}
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; run `training fit` first.") from error
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:

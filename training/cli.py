@@ -78,7 +78,7 @@ def _add_method(methods: Parsers, name: str, configs: Mapping[str, object], what
         fit.add_argument("--epochs", type=_positive, help="passes over the images, instead of the config's")
     else:
         fit.add_argument("--steps", type=_positive, help="optimiser steps, instead of the config's")
-    fit.add_argument("--seed", type=int, default=0)
+    fit.add_argument("--seed", type=_count, default=0)
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ... (no index with torchrun)")
     if name != "word-baselines":  # of which the base's features are all that takes long, and they are kept
         fit.add_argument("--bf16", action="store_true", help="forward passes in bfloat16")
@@ -119,7 +119,7 @@ def _add_evaluate(parsers: Parsers) -> None:
     )
     evaluate.add_argument("meta_model", type=Path, help="an exported folder")
     evaluate.add_argument("--images", type=Path, help="a ZIP or folder of class folders")
-    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--seed", type=_count, default=0)
     column = evaluate.add_argument_group("the column, with --images", argument_default=argparse.SUPPRESS)
     column.add_argument("--ways", type=_positive, help=f"classes of a task (default: {ONE_COLUMN['ways']})")
     column.add_argument("--shots", type=_count, help=f"images a class; 0: words alone (default: {ONE_COLUMN['shots']})")
@@ -154,7 +154,7 @@ def _add_quantise(parsers: Parsers) -> None:
     quantise.add_argument("meta_model", type=Path, help="an exported folder")
     quantise.add_argument("--images", type=Path, help="the class folders it was trained on, if they were your own")
     quantise.add_argument("--episodes", type=_several, default=100)
-    quantise.add_argument("--seed", type=int, default=0)
+    quantise.add_argument("--seed", type=_count, default=0)
     quantise.set_defaults(run_command=commands.quantise)
 
 
@@ -173,7 +173,7 @@ def _add_compare_words(parsers: Parsers) -> None:
         "--images", type=Path, help="the class folders the runs were trained on, if they were your own"
     )
     compare.add_argument("--episodes", type=_several, default=1000)
-    compare.add_argument("--seed", type=int, default=0)
+    compare.add_argument("--seed", type=_count, default=0)
     compare.add_argument(
         "--out",
         type=Path,
@@ -193,7 +193,7 @@ def _add_report(parsers: Parsers) -> None:
     report.add_argument("--column", type=Path, action="append", default=[], help="a file of `training evaluate --out`")
     report.add_argument("--peers", type=Path, action="append", default=[], help="a file of `training compare-words`")
     report.add_argument("--tasks", type=_positive, default=240, help="tasks in the map of weights")
-    report.add_argument("--seed", type=int, default=0)
+    report.add_argument("--seed", type=_count, default=0)
     report.set_defaults(run_command=commands.report)
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models import metamodel, quantised
+from models import quantised
 from models.metamodel import MetaModel
 from training import card, described_tasks, fine_tuning
-from training.checkpoint import refuse_other_images, write_text
+from training.checkpoint import refuse_other_classes, refuse_other_images, refuse_other_source, write_text
+from training.command_line import command_line
 from training.data import DATASETS, descriptions
 from training.data.descriptions import ClassTexts
 from training.data.folders import DataError, ImageSet, read_images
@@ -42,8 +42,8 @@ DESCRIBED = (
 )
 """Of those that read words; with 0 images of each class, words are all there is."""
 COMPARISON = "comparison.json"
-FEWER = 20
-"""An episode of 40 classes has as many images as these of 10 have; fewer of them make as good a mean."""
+FULL_WAYS = 10
+"""An episode of more classes asks about more images: there are fewer of them, and as many images in all."""
 
 
 def evaluate_standard(
@@ -52,14 +52,16 @@ def evaluate_standard(
     """Evaluate on the validation classes of its data set; writes evaluation.json and CARD.md into the folder.
 
     ``n_fine_tuned``: episodes of each column with images that its base is fine-tuned on, too. Raises DataError where it
-    was trained on a user's own images, or does not say on which, or there is nothing to fine-tune.
+    was trained on a user's own images, or does not say on which, or other classes than those that validate now were
+    held out of it, or there is nothing to fine-tune.
     """
     _refuse_fine_tuning(meta_model, n_fine_tuned)
     evaluation = _trained_on(meta_model)
     dataset = DATASETS[evaluation["training"]["config"]["dataset"]]
     images = dataset.load("validation", size=meta_model.manifest.preprocess.size)
-    further = ["--fine-tuning", str(n_fine_tuned)] if n_fine_tuned else []
-    evaluation["command"] = _command("evaluate", meta_model, n_episodes, seed, *further)
+    refuse_other_classes(evaluation["training"], images)
+    drawn = {"episodes": n_episodes, "seed": seed, "fine-tuning": n_fine_tuned or None}
+    evaluation["command"] = command_line("evaluate", [meta_model.folder], drawn)
     if meta_model.manifest.accepts_descriptions:
         texts = descriptions.of_dataset(dataset.name)
         evaluation["columns"] = [
@@ -96,16 +98,14 @@ def quantise_trained(
     where they have changed since, and as ``training.quantise``.
     """
     training = _evaluation(meta_model)["training"]
-    if training.get("own_images", False) != (images is not None):
-        raise DataError(f"Give --images where {meta_model.name} was trained on your own images, and only there.")
+    refuse_other_source(training, images)
     dataset = DATASETS[training["config"]["dataset"]]
     size, train_size = meta_model.manifest.preprocess.size, training["config"].get("train_size")
     train, validation = dataset.split(images, size=size, train_size=train_size)
     refuse_other_images(training, train)
-    own = descriptions.read_descriptions(descriptions.beside(images)) if images else None
-    texts = own or descriptions.of_dataset(dataset.name)
-    given = ["--images", str(images)] if images else []
-    command = _command("quantise", meta_model, n_episodes, seed, *given)
+    texts = descriptions.of(dataset.name, images)
+    options = {"episodes": n_episodes, "seed": seed, "images": images}
+    command = command_line("quantise", [meta_model.folder], options)
     facts = quantise(meta_model, train, validation, texts, n_episodes=n_episodes, seed=seed, command=command)
     write_card(meta_model)
     return facts
@@ -118,8 +118,7 @@ def described_columns(images: ImageSet, n_episodes: int, *, shots: bool) -> list
     """
     wanted = [(shape, shrink(shape, images)) for shape in DESCRIBED if shots or not shape.n_shot]
     shapes = dict.fromkeys(found for shape, found in wanted if found.n_shot == shape.n_shot)
-    fewer = max(2, n_episodes // FEWER)
-    return [(shape, fewer if shape.n_way == images.n_classes else n_episodes) for shape in shapes]
+    return [(shape, min(n_episodes, max(2, n_episodes * FULL_WAYS // shape.n_way))) for shape in shapes]
 
 
 def evaluate_images(
@@ -132,7 +131,7 @@ def evaluate_images(
     seed: int,
     n_fine_tuned: int = 0,
 ) -> dict[str, Any]:
-    """One column on any class-by-folder images, and their ``descriptions.json`` where words are read.
+    """One column on any class-by-folder images, and their ``descriptions.json`` where words are read; what repeats it.
 
     Raises DataError where the meta-model reads no words and is to get no image, or the other way round; where it takes
     no unlabelled images and is to get some; where the classes have no groups, or none of enough classes; where a class
@@ -148,9 +147,12 @@ def evaluate_images(
     images = read_images(source, meta_model.manifest.preprocess)
     if within_group and len(set(images.groups)) == images.n_classes:
         raise DataError(f"The classes of {source} are not in groups (folders above theirs); leave out --within-group.")
+    options = {"images": source, "ways": shape.n_way, "shots": shape.n_shot, "queries": shape.n_query}
+    options |= {"unlabeled": shape.n_unlabeled or None, "within-group": within_group}
+    options |= {"episodes": n_episodes, "seed": seed, "fine-tuning": n_fine_tuned or None}
     if meta_model.manifest.accepts_descriptions:
         texts = descriptions.read_descriptions(descriptions.beside(source))
-        return _described(
+        column = _described(
             meta_model,
             images,
             texts,
@@ -160,20 +162,26 @@ def evaluate_images(
             n_fine_tuned=n_fine_tuned,
             within_group=within_group,
         )
-    return evaluate(meta_model, images, shape, n_episodes=n_episodes, seed=seed, within_group=within_group)
+    else:
+        column = evaluate(meta_model, images, shape, n_episodes=n_episodes, seed=seed, within_group=within_group)
+    return {**column, "command": command_line("evaluate", [meta_model.folder], options)}
 
 
 def evaluate_every_image(meta_model: MetaModel, source: Path | None = None, *, seed: int = 0) -> dict[str, Any]:
     """The papers' zero-shot protocol on the test classes of its data set, or on any class-by-folder images.
 
-    Raises DataError where the meta-model reads no words, there are no test classes, or more than it tells apart.
+    Raises DataError where the meta-model reads no words, there are no test classes, or more than it tells apart, and
+    where the data set trains on other classes now than this meta-model did, which may have met those it tests.
     """
     manifest = meta_model.manifest
     if not manifest.accepts_descriptions:
         raise DataError(f"{meta_model.name} reads images alone; evaluate it without --every-image.")
     if source is None:
-        dataset = DATASETS[str(_trained_on(meta_model)["training"]["config"]["dataset"])]
+        training = _trained_on(meta_model)["training"]
+        dataset = DATASETS[str(training["config"]["dataset"])]
         images = dataset.load("test", size=manifest.preprocess.size)
+        remedy = f"those that {dataset.name} tests may be among them: put back the lists and images it was trained on"
+        refuse_other_images(training, dataset.load("train", size=manifest.preprocess.size), remedy)
         texts = descriptions.of_dataset(dataset.name)
     else:
         images = read_images(source, manifest.preprocess)
@@ -183,16 +191,9 @@ def evaluate_every_image(meta_model: MetaModel, source: Path | None = None, *, s
             f"These are {images.n_classes} classes, and {meta_model.name} tells {manifest.max_classes} apart at most"
         )
         raise DataError(f"{found}; give it fewer with --images.")
-    return described_tasks.every_image(meta_model, images, texts, seed=seed)
-
-
-def _command(name: str, meta_model: MetaModel, n_episodes: int, seed: int, *further: str) -> str:
-    """What repeats it; a meta-model that ships is named from the repository's root, wherever that is."""
-    folder = meta_model.folder
-    ships = folder.resolve().parent == metamodel.ZOO.resolve()
-    place = f"models/zoo/{folder.name}" if ships else str(folder)
-    drawn = ["--episodes", str(n_episodes), "--seed", str(seed)]
-    return shlex.join(["training", name, place, *drawn, *further])
+    figures = described_tasks.every_image(meta_model, images, texts, seed=seed)
+    options = {"every-image": True, "images": source, "seed": seed}
+    return {**figures, "command": command_line("evaluate", [meta_model.folder], options)}
 
 
 def _trained_on(meta_model: MetaModel) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def fit_hypertransformer(arguments: argparse.Namespace) -> None:
     _run_fit(
         arguments,
         config.bf16,
-        lambda run, here: fit(config, train, validation, run, here),
+        lambda run, here: fit(config, train, validation, run, here, own_images=arguments.images is not None),
         then=then if is_for_comparison else EXPORT,
     )
 
@@ -58,29 +58,34 @@ def fit_hypertransformer(arguments: argparse.Namespace) -> None:
 def fit_n3(arguments: argparse.Namespace) -> None:
     """Train an N3, or go on with a run."""
     from training.configs.n3 import CONFIGS
-    from training.data import DATASETS, descriptions
+    from training.data import DATASETS
+    from training.needed import texts_for
     from training.recipes.n3 import fit
 
     config = replace(CONFIGS[arguments.config](), seed=arguments.seed)
     config = replace(config, n_steps=arguments.steps or config.n_steps, bf16=arguments.bf16 or config.bf16)
     own = arguments.images
     config = replace(config, classifier_rows=config.classifier_rows and not own)  # own classes have no row
-    texts = descriptions.read_descriptions(descriptions.beside(own)) if own else None
+    texts = texts_for(config, config.model.base, own, _run_of(arguments))
     train, validation = DATASETS[config.dataset].split(own, size=config.model.base.size)
-    _run_fit(arguments, config.bf16, lambda run, here: fit(config, train, validation, run, here, texts=texts))
+    _run_fit(
+        arguments,
+        config.bf16,
+        lambda run, here: fit(config, train, validation, run, here, texts=texts, own_images=own is not None),
+    )
 
 
 def fit_word_baselines(arguments: argparse.Namespace) -> None:
     """Train what N3 is compared with, or go on with a run."""
     from training.configs.word_baselines import CONFIGS
-    from training.data import DATASETS, descriptions
+    from training.data import DATASETS
+    from training.needed import texts_for
     from training.recipes.word_baselines import fit
 
     config = replace(CONFIGS[arguments.config](), seed=arguments.seed)
     config = replace(config, n_steps=arguments.steps or config.n_steps)
-    own = arguments.images
-    texts = descriptions.read_descriptions(descriptions.beside(own)) if own else None
-    train, _ = DATASETS[config.dataset].split(own, size=config.base_spec.size)
+    texts = texts_for(config, config.base_spec, arguments.images, _run_of(arguments))
+    train, _ = DATASETS[config.dataset].split(arguments.images, size=config.base_spec.size)
     _run_fit(
         arguments,
         False,
@@ -107,6 +112,11 @@ def fit_base(arguments: argparse.Namespace) -> None:
     )
 
 
+def _run_of(arguments: argparse.Namespace) -> Path:
+    run: Path = arguments.run or Path("runs") / arguments.config
+    return run
+
+
 def _run_fit(
     arguments: argparse.Namespace,
     bf16: bool,
@@ -117,7 +127,7 @@ def _run_fit(
     from training import runtime
 
     here = runtime.start(device=arguments.device, bf16=bf16)
-    run = arguments.run or Path("runs") / arguments.config
+    run = _run_of(arguments)
     try:
         fit(run, here)
     finally:
@@ -212,22 +222,10 @@ def _refuse_unused(arguments: argparse.Namespace, names: Iterable[str], why: str
 def compare_words(arguments: argparse.Namespace) -> None:
     """Measure runs that read words beside each other."""
     from models import metamodel
-    from training.checkpoint import refuse_other_images
     from training.columns import COMPARISON, write_card
-    from training.data import DATASETS, descriptions
-    from training.word_peers import compare, data_of, load
+    from training.word_peers import compare_runs
 
-    loaded, own = [load(run) for run in arguments.runs], arguments.images
-    name, size = data_of(loaded)
-    train, images = DATASETS[name].split(own, size=size)
-    refuse_other_images(loaded[0][1], train)  # of all, as data_of has it
-    texts = descriptions.read_descriptions(descriptions.beside(own)) if own else descriptions.of_dataset(name)
-    folder = arguments.runs[0].parent
-    compared = compare(loaded, images, texts, folder, n_episodes=arguments.episodes, seed=arguments.seed)
-    runs = " ".join(map(str, arguments.runs))
-    images_of = f" --images {own}" if own else ""
-    drawn = f"--episodes {arguments.episodes} --seed {arguments.seed}"
-    compared["command"] = f"training compare-words {runs}{images_of} {drawn}"
+    compared = compare_runs(arguments.runs, arguments.images, n_episodes=arguments.episodes, seed=arguments.seed)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(compared, indent=1) + "\n")
     print(f"wrote {arguments.out}")

@@ -87,15 +87,13 @@ def prepare(
 
     ``projection``: of a run that goes on. Its axes are found up to sign, and anew on each machine.
     """
-    known = [*descriptions.in_order(train.class_names, texts)]
+    known = known_texts(config, train, texts, unseen)
     raw = raw_features(base, train.pixels, runtime)
     projection = projection or forms.fit_projection(raw, train.labels, config.model.n_features).rounded
     features = projection(raw)
     means = forms.class_means(features, train.labels)
     if config.classifier_rows:
-        further = sorted(set(class_indices()) - unseen - set(train.class_names))
-        known += descriptions.in_order(further, descriptions.of_dataset("imagenet-text"))
-        means = _means_by_rows(raw, train, further, projection)
+        means = _means_by_rows(raw, train, _further_classes(train, unseen), projection)
     encoder = read_encoder(config.text_encoder)
     encoded = encode_texts(known, encoder, config.n_documents, embeddings=config.embeddings, seed=config.seed)
     priors = _cross_fitted(encoded.means, means)
@@ -111,6 +109,16 @@ def prepare(
         spread=float((scattered - middles).std()),
     )
     return material, _fitted_model(config, base, projection, material, strength)
+
+
+def known_texts(
+    config: Config, train: ImageSet, texts: dict[str, descriptions.ClassTexts], unseen: set[str]
+) -> list[descriptions.ClassTexts]:
+    """All that is written about the A classes, those with images first; raises DataError where a class has no text."""
+    known = [*descriptions.in_order(train.class_names, texts)]
+    if config.classifier_rows:
+        known += descriptions.in_order(_further_classes(train, unseen), descriptions.of_dataset("imagenet-text"))
+    return known
 
 
 def draw_task(material: Material, config: Config, rng: np.random.Generator, *, imagined: bool) -> Task:
@@ -155,6 +163,11 @@ def _shots(
     n_drawn = len(classes) if rng.random() < 0.25 else 1
     shots = np.resize(rng.choice(config.shots, n_drawn), len(classes))
     return shots if imagined else np.minimum(shots, [len(material.images.indices[k]) - 1 for k in classes])
+
+
+def _further_classes(train: ImageSet, unseen: set[str]) -> list[str]:
+    """Those with a text and a row in the pretrained classifier, and without images here."""
+    return sorted(set(class_indices()) - unseen - set(train.class_names))
 
 
 def _means_by_rows(

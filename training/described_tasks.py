@@ -26,10 +26,10 @@ from models.task import ClassSpec, TaskSpec
 from training import calibration, metrics
 from training.baselines import logistic_regression, nearest_centroid
 from training.calibration import Answered, Calibration
-from training.data.descriptions import ClassTexts, draw_document, in_order
+from training.data.descriptions import ClassTexts, draw_document, in_order, texts_digest
 from training.data.folders import ImageSet
 from training.episodes import Episode, EpisodeShape, sample, shrink
-from training.evaluate import column
+from training.evaluate import HARDWARE, column
 
 N_AGNOSTIC, N_UNKNOWN, N_DRAWINGS = 30, 10, 3
 WEIGHTS = (0.3, 0.5, 0.7)
@@ -104,10 +104,12 @@ class Subject:
         stored = bundle.decode(bundle.encode(written))
         return {name: np.asarray(tensor, np.float32) for name, tensor in stored.tensors.items()}
 
-    def network(self, tensors: Tensors, *, int8: bytes | None = None) -> Callable[[NDArray[np.int64]], Logits]:
-        """The network that was made for the task: images -> logits ``(Q, K)``; by a quantised skeleton, if given."""
-        if not self.adapts_layers and int8 is None:
-            return partial(self.head, tensors)
+    def network(self, tensors: Tensors) -> Callable[[NDArray[np.int64]], Logits]:
+        """The network that was made for the task: images -> logits ``(Q, K)``; without layers of its own, its head."""
+        return self.whole_network(tensors) if self.adapts_layers else partial(self.head, tensors)
+
+    def whole_network(self, tensors: Tensors, *, int8: bytes | None = None) -> Callable[[NDArray[np.int64]], Logits]:
+        """The same from the pixels on, whatever is adapted; by a quantised skeleton, if given."""
         session = self._session(tensors) if int8 is None else self._int8_session(int8, tensors)
         return lambda chosen: np.asarray(session.run([LOGITS], {INPUT: self.images.pixels[chosen]})[0])
 
@@ -185,11 +187,12 @@ def evaluate(
             scores.setdefault(name, []).append(float((predicted == episode.query_labels).mean()))
         answered.append(Answered(len(episode.support), own, episode.query_labels, others))
     accuracy = {name: metrics.figure(values) for name, values in _best_sum(scores).items()}
+    figures = {"descriptions_digest": texts_digest(subject.texts), "accuracy": accuracy}
     return {
         "meta_model": meta_model.name,
         "meta_model_digest": meta_model.digest,
         "given": "words and images" if shape.n_shot else "words",
-        **column(images, shape, {"accuracy": accuracy}, n_episodes=n_episodes, seed=seed, within_group=within_group),
+        **column(images, shape, figures, n_episodes=n_episodes, seed=seed, within_group=within_group),
         **calibration.report(answered, meta_model.manifest),
     }
 
@@ -219,8 +222,10 @@ def every_image(
         "n_drawings": N_DRAWINGS,
         "seed": seed,
         "data_digest": images.digest,
+        "descriptions_digest": texts_digest(subject.texts),
         "n_classes": images.n_classes,
         "n_images": len(everything),
+        "hardware": HARDWARE,
         "per_class_accuracy": {name: metrics.figure(values) for name, values in scores.items()},
         "chance": round(100 / images.n_classes, 2),
     }

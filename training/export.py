@@ -48,6 +48,7 @@ def export(run: Path, folder: Path, *, images: Path | None = None, summary: str 
     path = run / "checkpoint.safetensors"
     header = checkpoint.read_header(path)
     _check_run(header, path)
+    checkpoint.refuse_other_source(header, images)
     dataset = DATASETS[header["config"]["dataset"]]
     is_n3 = header["method"] == n3.METHOD
     size = header["config"]["model"]["base"]["size"] if is_n3 else None
@@ -58,9 +59,7 @@ def export(run: Path, folder: Path, *, images: Path | None = None, summary: str 
     trial = metamodel.write(folder.with_name(f".{folder.name}.draft"), draft.manifest, draft.files)
     try:
         if is_n3:
-            texts = descriptions.beside(images) if images else None
-            found = descriptions.read_descriptions(texts) if texts else descriptions.of_dataset(dataset.name)
-            calibrated = described_tasks.calibrate(trial, validation, found)
+            calibrated = described_tasks.calibrate(trial, validation, descriptions.of(dataset.name, images))
         else:
             calibrated = calibrate(trial, validation, _calibration_shapes(header["config"], validation))
     finally:
@@ -209,5 +208,6 @@ def _training_facts(header: dict[str, Any], draft: Draft, train: ImageSet, valid
         "train_classes": train.n_classes,
         "train_data_digest": train.digest,
         "validation_groups": sorted(unseen),
+        **{name: header[name] for name in ("descriptions_digest",) if name in header},
         **({"base": header.get("base_origin") or pretrained.origin(config["base"])} if "base" in config else {}),
     }

@@ -28,7 +28,7 @@ from training.subjects import Options, Run, Subject, read_log
 
 def two_tasks(subject: Subject, options: Options) -> Plot:
     """The weights of two tasks and their difference (HyperTransformer, Appendix H, Figures 12 to 15)."""
-    images = options.images.of(subject.dataset, subject.meta_model.manifest.preprocess)
+    images = options.images.unseen_by(subject)
     shape = _validation_shape(images, subject)
     layers = probes.two_tasks(subject.meta_model, images, shape, options.seed)
     change = ", ".join(f"{name} {_relative_change(a, b):.0f} %" for name, (a, b) in layers.items())
@@ -46,7 +46,7 @@ def two_tasks(subject: Subject, options: Options) -> Plot:
 
 def weight_map(subject: Subject, options: Options) -> Plot:
     """The map of the weights of many tasks, marked by class (HyperTransformer, Figures 4, 10 and 11)."""
-    images = options.images.of(subject.dataset, subject.meta_model.manifest.preprocess)
+    images = options.images.unseen_by(subject)
     cloud = probes.weight_cloud(subject.meta_model, images, options.n_tasks, options.seed)
     layers = {name: probes.flatten_map(weights, options.seed) for name, weights in cloud.weights.items()}
     closeness = ", ".join(f"{n} {probes.closeness(w, cloud.anchors):.2f}" for n, w in cloud.weights.items())

@@ -71,7 +71,7 @@ def confusion(subject: Subject, options: Options) -> Plot:
 
 def _network(subject: Subject, options: Options) -> Network:
     """The exported network with the images and texts of the report."""
-    images = options.images.of(subject.dataset, subject.meta_model.manifest.preprocess)
+    images = options.images.unseen_by(subject)
     return Network(subject.meta_model, images, options.images.texts_of(subject.dataset))
 
 

@@ -166,11 +166,17 @@ def _copy(base: Base, arrays: list[tuple[NDArray[np.float32], NDArray[np.float32
 
 
 def _torchvision(architecture: str) -> nn.Module:
-    """Torchvision's ImageNet weights, downloaded once to the hub's folder."""
+    """Torchvision's ImageNet weights, downloaded once to the hub's folder; raises DataError where that fails."""
     from torchvision.models import get_model, get_model_weights
 
     network, _ = unfolded(architecture)
-    pretrained = get_model(architecture, weights=get_model_weights(architecture).DEFAULT).state_dict()
+    weights = get_model_weights(architecture).DEFAULT
+    try:
+        pretrained = get_model(architecture, weights=weights).state_dict()
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; RuntimeError: a file cut short
+        what = f"Torchvision's weights of {architecture} could not be fetched or read ({error})"
+        remedy = f"download {weights.url} yourself into {torch.hub.get_dir()}/checkpoints"
+        raise DataError(f"{what}; {remedy}, or try again where a network allows it.") from error
     wanted = network.state_dict()
     network.load_state_dict({name: tensor for name, tensor in pretrained.items() if name in wanted})
     return network

@@ -27,7 +27,7 @@ from models.graph import INPUT, externalise, skeleton_for, with_weights, without
 from models.metamodel import MetaModel
 from training import metrics
 from training.checkpoint import write_bytes, write_text
-from training.data.descriptions import ClassTexts
+from training.data.descriptions import ClassTexts, texts_digest
 from training.data.folders import DataError, ImageSet
 from training.described_tasks import N_AGNOSTIC, Logits, Subject
 from training.episodes import EpisodeShape, shrink
@@ -136,7 +136,7 @@ def _column(
     for number in tqdm(range(n_episodes), disable=not progress, desc="int8", mininterval=5.0):
         episode, specs, _ = subject.draw(shape, seed, number)
         tensors = subject.write(specs)
-        networks = {"float32": subject.network(tensors), "int8": subject.network(tensors, int8=skeleton)}
+        networks = {"float32": subject.whole_network(tensors), "int8": subject.whole_network(tensors, int8=skeleton)}
         answers = {name: network(episode.query).argmax(-1) for name, network in networks.items()}
         right = {name: float((answer == episode.query_labels).mean()) for name, answer in answers.items()}
         for name, share in right.items():
@@ -147,7 +147,8 @@ def _column(
             some = episode.query[: quantised.N_TIMED]
             ratios.append(_seconds(networks["float32"], some) / _seconds(networks["int8"], some))
     accuracy = {name: metrics.figure(values) for name, values in scores.items()}
-    figures = {"accuracy": accuracy, "speed_up": round(float(np.median(ratios)), 2)}
+    speed_up = round(float(np.median(ratios)), 2)
+    figures = {"descriptions_digest": texts_digest(subject.texts), "accuracy": accuracy, "speed_up": speed_up}
     given = "words and images" if shape.n_shot else "words"
     return {"given": given, **column(subject.images, shape, figures, n_episodes=n_episodes, seed=seed)}
 

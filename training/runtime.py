@@ -1,4 +1,4 @@
-"""Where a training runs: device, precision, threads and processes, decided once, here.
+"""Where a training runs: device, precision and processes, decided once, here.
 
 One process by default; ``torchrun --nproc-per-node N -m training fit ...`` for several: gradients and running
 statistics are averaged.
@@ -51,11 +51,9 @@ class Runtime:
             dist.destroy_process_group()
 
 
-def start(*, device: str = "auto", bf16: bool = False, n_threads: int | None = None) -> Runtime:
+def start(*, device: str = "auto", bf16: bool = False) -> Runtime:
     """Join the run described by torchrun's variables (none: alone) on ``device``; raises as ``find_device``."""
     found, world_size = find_device(device), _of_torchrun("WORLD_SIZE", 1)
-    if n_threads:
-        torch.set_num_threads(n_threads)
     if world_size > 1:
         dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
     return Runtime(found, bf16, _of_torchrun("RANK", 0), world_size)

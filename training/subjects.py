@@ -16,8 +16,9 @@ from models import metamodel
 from models.metamodel import MetaModel
 from models.preprocess import PreprocessSpec
 from training.card import column_name
-from training.data import DATASETS
-from training.data.descriptions import ClassTexts, beside, of_dataset, read_descriptions
+from training.checkpoint import refuse_other_classes
+from training.data import DATASETS, descriptions
+from training.data.descriptions import ClassTexts
 from training.data.folders import DataError, ImageSet, read_images
 
 OWN_IMAGES = "own images"
@@ -108,6 +109,13 @@ class Images:
             self._read[key] = self._load(dataset, spec)
         return self._read[key]
 
+    def unseen_by(self, subject: Subject) -> ImageSet:
+        """For a meta-model; also raises DataError where other classes than these were held out of its training."""
+        images = self.of(subject.dataset, subject.meta_model.manifest.preprocess)
+        if self.given is None:
+            refuse_other_classes(subject.training, images)
+        return images
+
     def _load(self, dataset: str, spec: PreprocessSpec) -> ImageSet:
         if self.given:
             return read_images(self.given, spec)
@@ -119,7 +127,7 @@ class Images:
 
     def texts_of(self, dataset: str) -> dict[str, ClassTexts]:
         """What is written about the same classes; raises DataError where nothing is."""
-        return read_descriptions(beside(self.given)) if self.given else of_dataset(dataset)
+        return descriptions.of(dataset, self.given)
 
 
 @dataclass(frozen=True)

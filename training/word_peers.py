@@ -28,7 +28,9 @@ from models.text import TextEncoder
 from training import checkpoint, metrics
 from training.ablations import kind
 from training.columns import described_columns
-from training.data.descriptions import ClassTexts, in_order
+from training.command_line import command_line
+from training.data import DATASETS, descriptions
+from training.data.descriptions import ClassTexts, in_order, texts_digest
 from training.data.folders import DataError, ImageSet
 from training.described_tasks import Words
 from training.encoded import embed, read_encoder
@@ -55,6 +57,26 @@ def load(run: Path) -> Loaded:
     if method not in (n3.METHOD, word_baselines.METHOD):
         raise checkpoint.CheckpointError(f"{path} is of {method}, which reads no words; give runs of methods that do.")
     return n3.load_model(path) if method == n3.METHOD else word_baselines.load_peer(path)
+
+
+def compare_runs(
+    runs: Sequence[Path], images: Path | None = None, *, n_episodes: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """``compare`` of the runs in these folders, on the classes that validate; and the command that repeats it.
+
+    ``images``: the user's own class folders the runs were trained on, where they were. Raises DataError where that is
+    not so, also where they have changed since, and as ``load`` and ``compare``.
+    """
+    loaded = [load(run) for run in runs]
+    name, size = data_of(loaded)
+    for _, header in loaded:
+        checkpoint.refuse_other_source(header, images)
+    train, unseen = DATASETS[name].split(images, size=size)
+    checkpoint.refuse_other_images(loaded[0][1], train)  # of all, as data_of has it
+    texts = descriptions.of(name, images)
+    compared = compare(loaded, unseen, texts, runs[0].parent, n_episodes=n_episodes, seed=seed)
+    options = {"images": images, "episodes": n_episodes, "seed": seed}
+    return {**compared, "command": command_line("compare-words", runs, options)}
 
 
 def data_of(runs: Sequence[Loaded]) -> tuple[str, int]:
@@ -152,6 +174,7 @@ def _column(
             right = float((answer(documents, episode) == episode.query_labels).mean())
             scores.setdefault(name, {}).setdefault(of_run, []).append(right)
     figures = {
+        "descriptions_digest": texts_digest(texts),
         "accuracy": {name: metrics.figure(np.mean(list(own.values()), axis=0)) for name, own in scores.items()},
         "by_seed": {name: {s: metrics.figure(v) for s, v in own.items()} for name, own in scores.items()},
     }

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.nn.conv4 import Pooling, pooled_size
+from models.nn.conv4 import Pooling, pooled_size, unit
 from models.nn.transformer import Block
 
 EPS = 1e-5
@@ -59,6 +59,10 @@ class HyperTransformerConfig:
     negative_slope: float = 0.0
     pooling: Pooling = "floor"
     """The paper's "floor" drops the last row and column of an odd width; "ceil" pools them too: 28 px end 2 wide."""
+    unit_features: bool = False
+    """Features of unit mean square, so that logits compare directions (Gidaris and Komodakis, 2018, section 3.2)."""
+    mirrored_support: bool = False
+    """Each support image is shown mirrored, too: a photograph's class does not depend on it, a character's may."""
     pixel_mean: float = 0.9
     pixel_std: float = -0.28
     """Images enter as ``(p / 255 - mean) / std``; a negative std makes dark ink positive."""
@@ -70,6 +74,8 @@ class HyperTransformerConfig:
             raise ValueError(f"token_dim {self.token_dim} is not a multiple of n_heads {self.n_heads}")
         if not pooled_size(self.image_size, self.n_conv_layers, self.pooling):
             raise ValueError(f"{self.n_conv_layers} poolings leave nothing of a {self.image_size} px image")
+        if self.mirrored_support and self.writes_convs:
+            raise ValueError("support images are mirrored where all tasks share their convolutions, and not elsewhere")
 
     @property
     def feature_dim(self) -> int:
@@ -284,6 +290,8 @@ class HyperTransformer(nn.Module):
         self, support: Tensor, labels: Tensor, slots: Tensor
     ) -> tuple[GeneratedNetwork, list[Tensor]]:
         """``generate``, and each written layer's attention: a convolution's last map, ``(B, K, S)`` of the logits."""
+        if self.config.mirrored_support:
+            support, labels = torch.cat([support, support.flip(-1)], dim=1), torch.cat([labels, labels], dim=1)
         n_tasks, n_support = labels.shape
         label_embeddings = self.labels(labels)
         image_embeddings = self.images(support.flatten(0, 1)).unflatten(0, (n_tasks, n_support))
@@ -304,6 +312,8 @@ class HyperTransformer(nn.Module):
         weight, bias, attention = self.logits(
             label_embeddings, image_embeddings, self._unstack(activations, n_tasks), self.labels(slots), same
         )
+        if self.config.mirrored_support:
+            attention = attention.unflatten(-1, (2, -1)).sum(-2)
         return GeneratedNetwork(convs, (weight, bias)), [*attentions, attention]
 
     def classify(self, network: GeneratedNetwork, queries: Tensor) -> Tensor:
@@ -338,7 +348,8 @@ class HyperTransformer(nn.Module):
 
     def _unstack(self, activations: Tensor, n_tasks: int) -> Tensor:
         """The inverse, flattened: features ``(B, N, F)``."""
-        return activations.reshape(-1, n_tasks, self.config.feature_dim).transpose(0, 1)
+        features = activations.reshape(-1, n_tasks, self.config.feature_dim).transpose(0, 1)
+        return unit(features) if self.config.unit_features else features
 
     def _convolve(self, activations: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.conv2d(activations, weight, bias, padding=1, groups=activations.shape[1] // weight.shape[1])

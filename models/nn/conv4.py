@@ -6,6 +6,7 @@ Source: Vinyals et al., *Matching Networks for One Shot Learning*, 2016, section
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -39,9 +40,11 @@ class Conv4(nn.Module):
         pixel_std: float,
         negative_slope: float = 0.0,
         pooling: Pooling = "floor",
+        unit_features: bool = False,
     ) -> None:
         super().__init__()
         size, in_channels = image
+        self.unit_features = unit_features
         self.pixel_mean, self.pixel_std, self.negative_slope = pixel_mean, pixel_std, negative_slope
         self.n_convs, self.keeps_border = len(widths), pooling == "ceil"
         for n, (i, o) in enumerate(zip([in_channels, *widths], widths, strict=False), start=1):
@@ -54,8 +57,17 @@ class Conv4(nn.Module):
         for n in range(1, self.n_convs + 1):
             pooled = F.max_pool2d(self.get_submodule(f"conv{n}")(x), 2, ceil_mode=self.keeps_border)
             x = F.leaky_relu(pooled, self.negative_slope)
-        features = x.flatten(1)
+        features = unit(x.flatten(1)) if self.unit_features else x.flatten(1)
         return self.logits(features), features
+
+
+def unit(features: Tensor) -> Tensor:
+    """Features ``(..., F)`` scaled to a mean square of one: what is left to tell images apart is their direction.
+
+    Half precision comes back as float32.
+    """
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    return math.sqrt(features.shape[-1]) * F.normalize(features, dim=-1)
 
 
 def normalise(pixels: Tensor, mean: float | Tensor, std: float | Tensor) -> Tensor:

@@ -90,6 +90,8 @@ def refusal(path: str, error: errors.ClassmithError) -> Response:
     headers = {}
     if isinstance(error, errors.Busy):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if status == 503:
+        headers["Retry-After"] = "1"  # nobody knows when; another replica may answer at once
     if isinstance(error, errors.Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="classmith"'
     return problem(path, status, title, error.message, where=[(error.where, error.message)], headers=headers)
@@ -112,9 +114,9 @@ async def nobody_there(request: Request, error: Exception) -> Response:
 
 
 async def unexpected_problem(request: Request, error: Exception) -> Response:
-    """A fault of ours: nothing of it goes to the client but the id under which it is logged (by the server)."""
+    """A fault of ours: nothing of it goes to the client but the id under which the server logs it, and then closes."""
     detail = "Something went wrong in the service; the log has it under this request_id. Trying again may help."
-    return problem(request.scope["path"], 500, "Internal error", detail)
+    return problem(request.scope["path"], 500, "Internal error", detail, headers={"Connection": "close"})
 
 
 def problem(

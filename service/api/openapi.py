@@ -88,7 +88,7 @@ def _problems(**details: str) -> dict[int | str, dict[str, Any]]:
     """``_404="..."`` -> a problem document as the 404 answer; any other error is one, too."""
     answers = {int(status[1:]): text for status, text in details.items()}
     everywhere = {400: "Malformed.", 401: "No key, or an unknown one.", 403: "Not allowed from there."}
-    later = {429: "Too busy; see Retry-After.", 503: "Not now."}
+    later = {429: "Too busy; see Retry-After.", 503: "Not now; see Retry-After."}
     content = {PROBLEM_JSON: {"schema": _ref(ProblemOut)}}
     found: dict[int | str, dict[str, Any]] = {
         status: {"description": text, "content": content} for status, text in {**everywhere, **answers, **later}.items()

@@ -8,6 +8,7 @@ Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 us
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from service.cli.parser import make_parser, offer_completion
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the name of a file may be in any encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = make_parser(__doc__)
     offer_completion(parser)
     asked = parser.parse_args(arguments)

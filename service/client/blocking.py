@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -72,15 +73,19 @@ class Classmith:
 
         ``classes``: name -> description (a string), images (see Images), or ``{"description": ..., "images": ...}``.
         ``unlabeled``: images of these classes, without saying of which. ``meta_model``: a name, or "auto". ``wait``:
-        until it is ready, ``timeout_s`` at most. ``progress``: called at each change, or True for a bar.
+        until it is ready, ``timeout_s`` at most, retries included. ``progress``: called at each change, or
+        True for a bar.
 
         Raises UnusableInput, TaskFailed, TimedOut.
         """
         body = calls.task_body(classes, unlabeled, meta_model, self._large_bytes)
+        stay_s = calls.stay_s(timeout_s, self._http.timeout.read) if wait and progress is False else 0.0
+        call = calls.create(body, stay_s=stay_s, patience_s=timeout_s if wait else math.inf)
+        deadline = following.deadline_in(timeout_s)
         with of_task(progress) as report:
-            info = task_info(self._ask(calls.create(body, stay=wait and progress is False)))
+            info = task_info(self._ask(call))
             report(info)
-            info = self._finished(info, timeout_s, report) if wait else info
+            info = self._finished(info, deadline, report) if wait else info
         return Task(self, info, names_given(classes, info))
 
     def create_from_folder(
@@ -136,7 +141,7 @@ class Classmith:
         return document(self._send(call))
 
     def _send(self, call: Call) -> httpx.Response:
-        attempts = Attempts(self.url, self._retries)
+        attempts = Attempts(self.url, self._retries.within(call.patience_s))
         while True:
             check_open(self.url, self._http.is_closed)
             try:
@@ -149,15 +154,15 @@ class Classmith:
                 return response
             time.sleep(wait_s)
 
-    def _finished(self, info: TaskInfo, timeout_s: float, report: OnTask) -> TaskInfo:
+    def _finished(self, info: TaskInfo, deadline: float, report: OnTask) -> TaskInfo:
         """The task once it is ready; raises TaskFailed, TimedOut, or NotFound where it was deleted meanwhile."""
-        deadline = following.deadline_in(timeout_s)
         attempts = Attempts(self.url, self._retries)
         while not info.is_finished:
             before = info
             info, ending = self._watch(info, following.patience_s(deadline, info), report)
-            attempts = attempts if info == before else Attempts(self.url, self._retries)
-            time.sleep(following.pause_s(attempts, info, ending))
+            if ending is None or info != before:  # it was reached: the next failure is the first again
+                attempts = Attempts(self.url, self._retries)
+            time.sleep(following.pause_s(attempts, info, ending, deadline))
         return info.checked()
 
     def _watch(self, info: TaskInfo, quiet_s: float, report: OnTask) -> tuple[TaskInfo, Ending]:
@@ -210,7 +215,8 @@ class Task:
     def wait(self, *, timeout_s: float = 300.0, progress: OnTask | bool = False) -> Task:
         """The task once it is ready; raises TaskFailed, TimedOut."""
         with of_task(progress) as report:
-            return replace(self, info=self.client._finished(self.info, timeout_s, report))
+            deadline = following.deadline_in(timeout_s)
+            return replace(self, info=self.client._finished(self.info, deadline, report))
 
     def predict(
         self, images: Images, top_k: int | None = None, *, progress: OnImages | bool = False

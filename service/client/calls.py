@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import math
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -23,25 +26,40 @@ Classes: TypeAlias = Mapping[str, ClassLike]
 
 LOCAL_URL = "http://127.0.0.1:8000"
 SCHEMES = ("http", "https")
+KEY = re.compile(r"[\x21-\x7e]+")
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""In names of files and in arguments of another encoding; JSON has none."""
 UNLABELED = "unlabeled"
 BATCH_IMAGES, BATCH_BYTES = 100, 16_000_000
 """A call's worth of images: well below the service's limits, and progress is seen."""
 PAGE = 100
+LONGEST_STAY_S = 30.0
+"""What the service waits by itself; whoever has more time follows the task."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One request; ``options`` are httpx's."""
+    """One request; ``options`` are httpx's. ``patience_s``: for all waits between its tries together."""
 
     method: str
     path: str
     options: dict[str, Any] = field(default_factory=dict)
+    patience_s: float = math.inf
 
 
-def create(body: Mapping[str, Any], *, stay: bool) -> Call:
-    """Make a task. ``stay``: the answer may wait until it is made, as long as the service lets it."""
-    headers = {"Idempotency-Key": str(uuid4())} | ({} if stay else {"Prefer": "respond-async"})
-    return Call("POST", "/tasks", {"json": dict(body), "headers": headers})
+def create(body: Mapping[str, Any], *, stay_s: float, patience_s: float = math.inf) -> Call:
+    """Make a task. ``stay_s``: so long the answer may wait until it is made, in whole seconds."""
+    prefer = f"wait={int(stay_s)}" if stay_s >= 1 else "respond-async"
+    headers = {"Idempotency-Key": str(uuid4()), "Prefer": prefer}
+    return Call("POST", "/tasks", {"json": dict(body), "headers": headers}, patience_s)
+
+
+def stay_s(timeout_s: float, read_s: float | None) -> float:
+    """How long the answer to ``create`` may wait. ``read_s``: how long it is listened for, None: without end.
+
+    Half of that, because the service begins to count when it has read and checked the images.
+    """
+    return min(timeout_s, LONGEST_STAY_S, math.inf if read_s is None else read_s / 2)
 
 
 def page(after: str | None) -> Call:
@@ -152,7 +170,7 @@ def folder_classes(
 
 def save(model: bytes, path: str | PathLike[str]) -> Path:
     """Write a file; raises UnusableInput where that place cannot be written."""
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))
     try:
         place.write_bytes(model)
     except OSError as error:
@@ -163,8 +181,11 @@ def save(model: bytes, path: str | PathLike[str]) -> Path:
 def connection_options(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
     """The arguments of an httpx client; between this machine and itself lies no proxy.
 
-    Raises UnusableInput where the address has no scheme, or another; Unreachable where it is none at all.
+    Raises UnusableInput where the address has no scheme, or another, or where no header can carry the key; Unreachable
+    where the address is none at all.
     """
+    if api_key and not KEY.fullmatch(api_key):
+        raise UnusableInput("A key is visible ASCII without spaces; copy it again, without a line break.")
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         place = urlsplit(url)
@@ -182,6 +203,8 @@ def _class_body(name: object, value: object, large_bytes: int | None) -> dict[st
         raise UnusableInput(f"A class's name is a string, not {name!r}.")
     try:
         description, images = _parts(value)
+        if SURROGATE.search(name + description):
+            raise UnusableInput("Its name or its description is not Unicode; give it one that is, in UTF-8.")
         return {"name": name, "description": description, "images": _base64(images, large_bytes)}
     except UnusableInput as error:
         raise UnusableInput(f"Class {name!r}: {error}") from error

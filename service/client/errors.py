@@ -2,7 +2,7 @@
 
 ClientError
 ├── UnusableInput       an image, a file, a class, an id or an address that cannot be used (also a ValueError)
-├── Unreachable         no service answers at the address, or the client is closed
+├── Unreachable         no service answers at the address, or not in time, or the client is closed
 ├── TimedOut            the classifier was not made in the time given (also a TimeoutError)
 └── RequestFailed       the service said no; carries its problem document
     ├── NotAllowed      no key, an unknown one, or not from there (401, 403)
@@ -61,7 +61,7 @@ class UnusableInput(ClientError, ValueError):
 
 
 class Unreachable(ClientError):
-    """No service answers at the address, or the client is closed."""
+    """No service answers at the address, or not in time, or the client is closed."""
 
 
 class TimedOut(ClientError, TimeoutError):
@@ -132,6 +132,13 @@ def unreachable(url: str, reason: Exception) -> Unreachable:
     """The exception where nothing answers."""
     remedy = "start one with `classmith serve`, or name another with --url or CLASSMITH_URL"
     error = Unreachable(f"No service answers at {url} ({str(reason) or type(reason).__name__}); {remedy}.")
+    error.__cause__ = reason
+    return error
+
+
+def too_slow(url: str, reason: Exception) -> Unreachable:
+    """The exception where a request was taken, and not answered in time."""
+    error = Unreachable(f"{url} took the request and gave no answer in time; ask later, or with a longer timeout_s.")
     error.__cause__ = reason
     return error
 

@@ -32,11 +32,12 @@ def patience_s(deadline: float, info: TaskInfo) -> float:
     return min(QUIET_S, left_s)
 
 
-def pause_s(attempts: Attempts, info: TaskInfo, ending: Ending) -> float:
-    """Seconds until the stream is opened again; raises where its end was one failure too many."""
+def pause_s(attempts: Attempts, info: TaskInfo, ending: Ending, deadline: float) -> float:
+    """Seconds until the stream is opened again, or the deadline; raises where its end was one failure too many."""
     if ending is None or info.is_finished:
         return 0.0
-    return attempts.after_error(ending) if isinstance(ending, Exception) else attempts.after(ending) or 0.0
+    wait_s = attempts.after_error(ending) if isinstance(ending, Exception) else attempts.after(ending) or 0.0
+    return min(wait_s, max(0.0, deadline - time.monotonic()))
 
 
 def change(event: ServerSentEvent, info: TaskInfo) -> TaskInfo:

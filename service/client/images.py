@@ -88,7 +88,7 @@ def class_folders(folder: str | PathLike[str]) -> dict[str, list[Path]]:
 
     Hidden folders and files, whose names begin with a dot, are those of some program.
     """
-    root = Path(folder).expanduser()
+    root = Path(os.path.expanduser(folder))
     if not root.is_dir():
         raise UnusableInput(f"{root} is not a folder; give a folder with one folder of images for each class.")
     found = {below.name: image_files(below) for below in _shown(root) if below.is_dir()}
@@ -104,7 +104,10 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def _shown(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise UnusableInput(f"{folder} cannot be read ({error.strerror}).") from error
 
 
 def _expand(images: Any) -> Iterator[Single]:
@@ -125,7 +128,7 @@ def _expand(images: Any) -> Iterator[Single]:
 
 
 def _paths(text: str) -> Iterator[Path]:
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # what is nobody's home stays as it is
     if os.path.isdir(path):
         files = image_files(path)
         if not files:

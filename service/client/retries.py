@@ -6,7 +6,7 @@ Reading and predicting change nothing; deleting twice deletes once; creating car
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -14,11 +14,12 @@ from typing import Any
 
 import httpx
 
-from service.client.errors import refusal, unreachable
+from service.client.errors import refusal, too_slow, unreachable
 
 BUSY = frozenset({429, 503})
 FINAL = (httpx.ReadTimeout, httpx.WriteTimeout, httpx.UnsupportedProtocol, httpx.DecodingError)
 """Transport errors that coming back does not mend; after a time-out it would add to what the service has to do."""
+MOST_DOUBLINGS = 30
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Retries:
     most: int = 3
     max_wait_s: float = 60.0
     first_wait_s: float = 0.25
+
+    def within(self, seconds: float) -> Retries:
+        """The same, with no more than so much waiting."""
+        return replace(self, max_wait_s=min(self.max_wait_s, seconds))
 
 
 @dataclass
@@ -58,7 +63,7 @@ class Attempts:
         may_pass = isinstance(error, httpx.TransportError) and not isinstance(error, FINAL)
         wait_s = self._next_s(None) if may_pass else None
         if wait_s is None:
-            raise unreachable(self.url, error)
+            raise (too_slow if isinstance(error, httpx.ReadTimeout) else unreachable)(self.url, error)
         return wait_s
 
     def _is_gone(self, response: httpx.Response) -> bool:
@@ -68,7 +73,8 @@ class Attempts:
 
     def _next_s(self, told_s: float | None) -> float | None:
         """The next wait, counted; None where the tries or the time are used up."""
-        backoff_s = self.retries.first_wait_s * 2**self.n_failed * random.uniform(0.5, 1.0)
+        doubled = 2 ** min(self.n_failed, MOST_DOUBLINGS)
+        backoff_s = self.retries.first_wait_s * doubled * random.uniform(0.5, 1.0)
         wait_s = backoff_s if told_s is None else told_s
         self.n_failed += 1
         self.waited_s += wait_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ from models.errors import NotFound, Unavailable
 from service.ports import TaskRecord, TaskStore
 
 LEASE_S = 30.0
+QUEUE_AGAIN_S = 1.0
+"""The lease of ``queue_again``: two calls of the store."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.25
 log = logging.getLogger(__name__)
 
@@ -21,6 +24,17 @@ def existing(tasks: TaskStore, tenant: str, task_id: str) -> TaskRecord:
     if record is None:
         raise NotFound("The task was deleted; create it again.")
     return record
+
+
+def queue_again(tasks: TaskStore, tenant: str, task_id: str) -> None:
+    """Queue a task that came to an end, with what is known of it; one that somebody is at, or that is gone, is left.
+
+    So that an end seen later is that of the try which begins now.
+    """
+    owner = uuid.uuid4().hex
+    if tasks.claim(tenant, task_id, owner=owner, lease_s=QUEUE_AGAIN_S):
+        record = existing(tasks, tenant, task_id)
+        tasks.release(tenant, task_id, owner=owner, state="queued", generate_ms=record.generate_ms, bytes=record.bytes)
 
 
 def pauses() -> Iterator[float]:

@@ -1,7 +1,8 @@
 """Bringing a task to its end, once: in this process, or on a worker behind the queue.
 
 Everywhere the same steps: claim the task (others then wait, and take over if the lease runs out), run the generator,
-encode, put the bundle, release the task as ready. A bundle can be made again from its recipe at any time, the same.
+encode, put the bundle, release the task as ready. A bundle can be made again from its recipe at any time, the same; so
+what keeps a task from being made again passes, and leaves it queued, with the figures of the first time.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from models import bundle, errors, task
 from models.generator import OnnxGenerator
 from models.metamodel import MetaModel
 from service.generation.jobs import JobQueue
-from service.generation.leases import LEASE_S, existing, pauses, renewing
+from service.generation.leases import LEASE_S, existing, pauses, queue_again, renewing
 from service.generation.single_flight import SingleFlight
 from service.ports import BundleStore, State, TaskRecord, TaskStore
 
 CHECK_WORKERS_S = 1.0
+REMAKE_WAIT_S = 15.0
+"""For workers to make a lost bundle again: the threads that load tasks wait so long. A dead one is noticed sooner."""
 MAX_JOBS = 1_000
 TYPICAL_GENERATE_S = 0.05
 log = logging.getLogger(__name__)
@@ -130,11 +133,13 @@ class LocalGeneration:
         except (errors.NotFound, errors.Unavailable):
             raise
         except errors.ClassmithError as error:
-            return Outcome("failed", error=error.message)
+            message = error.message
         except Exception as error:
             log.exception("generating task %s failed", task_id)
             message = f"Making the classifier failed unexpectedly ({type(error).__name__}); see the service's log."
-            return Outcome("failed", error=message)
+        if record.generate_ms is not None:  # the same was made of the same before: what is wrong now passes
+            raise errors.Unavailable(message)
+        return Outcome("failed", error=message)
 
     def _generate(self, record: TaskRecord) -> Outcome:
         started = time.perf_counter()
@@ -180,9 +185,10 @@ class LocalGeneration:
 
 
 class QueuedGeneration:
-    """A Generation on the workers behind a queue; in this process where none is alive.
+    """A Generation on the workers behind a queue; in this process where none is alive, or could make it again.
 
-    At most ``max_jobs`` wait in the queue; over that, Busy says when to come again, by the times measured here.
+    At most ``max_jobs`` wait in the queue; over that, Busy says when to come again, by the times measured here. What
+    was made before is waited for REMAKE_WAIT_S at most, then Unavailable says so.
     """
 
     def __init__(self, queue: JobQueue, tasks: TaskStore, local: LocalGeneration, *, max_jobs: int = MAX_JOBS) -> None:
@@ -190,7 +196,6 @@ class QueuedGeneration:
         self._tasks = tasks
         self._local = local
         self._max_jobs = max_jobs
-        self._owner = f"queue-{uuid.uuid4().hex}"
         self._generate_s = TYPICAL_GENERATE_S
         self._flights: SingleFlight[TaskRecord] = SingleFlight()
 
@@ -219,39 +224,29 @@ class QueuedGeneration:
             return self._local.run(tenant, task_id)
         self._local.check_remake(record)
         self.check_room()
-        self._mark_queued(record)
+        if record.state in ("ready", "failed"):
+            queue_again(self._tasks, tenant, task_id)
         return self._wait(tenant, task_id, self._queue.put(tenant, task_id))
 
     def _wait(self, tenant: str, task_id: str, message_id: str) -> TaskRecord:
-        checked = time.monotonic()
+        began_at = checked_at = time.monotonic()
         for pause_s in pauses():
-            record = existing(self._tasks, tenant, task_id)
+            record, now = existing(self._tasks, tenant, task_id), time.monotonic()
             if record.state in ("ready", "failed"):
                 self._measure(record)
                 return record
-            if time.monotonic() - checked > CHECK_WORKERS_S:
-                checked = time.monotonic()
-                if not self._queue.n_workers():
+            is_remake = record.generate_ms is not None
+            if is_remake and now - began_at > REMAKE_WAIT_S:
+                raise errors.Unavailable("The workers are still making this classifier again; try again in a moment.")
+            if now - checked_at > CHECK_WORKERS_S:
+                checked_at, is_gone = now, not self._queue.holds(message_id)
+                if not self._queue.n_workers() or (is_gone and is_remake):  # none is alive, or the one asked could not
                     return self._local.run(tenant, task_id)
-                if not self._queue.holds(message_id):
+                if is_gone:
                     message_id = self._queue.put(tenant, task_id)
             if self._flights.closing.wait(pause_s):
                 self._flights.check_open()
         raise AssertionError  # pauses() has no end
-
-    def _mark_queued(self, record: TaskRecord) -> None:
-        """So that an end seen later is this job's: a ready task without bundle, or a failed one, is queued again."""
-        if record.state in ("ready", "failed") and self._tasks.claim(
-            record.tenant, record.id, owner=self._owner, lease_s=CHECK_WORKERS_S
-        ):
-            self._tasks.release(
-                record.tenant,
-                record.id,
-                owner=self._owner,
-                state="queued",
-                generate_ms=record.generate_ms,
-                bytes=record.bytes,
-            )
 
     def _measure(self, record: TaskRecord) -> None:
         if record.generate_ms is not None:

@@ -28,8 +28,8 @@ class PendingGenerations:
     """Runs generations in a few threads, which tenants take in turns; used from one event loop.
 
     ``on_ready`` is called in the loop with each task that came out ready. Tasks that a crash left unfinished, here or
-    in another process, are taken up at the start and every ``recover_s`` seconds; with a queue in between, only those
-    older than ``min_age_s``.
+    in another process, are taken up at the start and every ``recover_s`` seconds, those last that ended in an error
+    here; with a queue in between, only those older than ``min_age_s``.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class PendingGenerations:
         self._n_threads, self._max_pending = n_threads, max_pending
         self._recover_s, self._min_age_s = recover_s, min_age_s
         self._pending: dict[Key, asyncio.Task[TaskRecord]] = {}
+        self._put_off: dict[Key, float] = {}
         self._mean_s = FIRST_GUESS_S
         self._recovery: asyncio.Task[None] | None = None
         self._closed = False
@@ -108,6 +109,7 @@ class PendingGenerations:
             return
         error = done.exception()
         if error is not None:
+            self._put_off[key] = time.monotonic()
             log.warning("a generation ended early", exc_info=error, extra={"task_id": key[1]})
         elif done.result().state == "ready":
             self._on_ready(done.result())
@@ -115,15 +117,17 @@ class PendingGenerations:
     async def _recover(self) -> None:
         while True:
             try:
-                for key in await asyncio.to_thread(self._left_behind):
+                left = await asyncio.to_thread(self._left_behind, N_RECOVERED + len(self._put_off))
+                self._put_off = {key: self._put_off[key] for key in left if key in self._put_off}
+                for key in sorted(left, key=lambda key: self._put_off.get(key, 0.0)):
                     if len(self._pending) < self._n_threads:  # the others next time: requests come first
                         self.start(*key)
             except Unavailable as error:
                 log.warning("cannot look for unfinished tasks", exc_info=error)
             await asyncio.sleep(self._recover_s)
 
-    def _left_behind(self) -> list[Key]:
-        keys = self._store.unfinished(limit=N_RECOVERED)
+    def _left_behind(self, limit: int) -> list[Key]:
+        keys = self._store.unfinished(limit=limit)
         if not self._min_age_s:
             return list(keys)
         now = time.time()

@@ -1,7 +1,8 @@
 """`classmith worker`: takes generations from the queue, one at a time, until it is told to stop.
 
 A job is acknowledged when its task is ready or failed, never before: the jobs of a worker that dies go to another. A
-job that several workers in turn did not survive fails its task, with a message. SIGTERM lets the current job end.
+job that several workers in turn did not survive fails its task, with a message. A task that was made before and cannot
+be made again now is left to who asks for it next. SIGTERM lets the current job end.
 """
 
 from __future__ import annotations
@@ -141,6 +142,11 @@ class Worker:
             log.info("task %s is %s", job.task_id, record.state)
         except NotFound:
             log.info("task %s was deleted", job.task_id)
+        except Unavailable as error:
+            left = self._tasks.get(job.tenant, job.task_id)
+            if left is None or left.generate_ms is None:
+                raise
+            log.warning("task %s cannot be made again now: %s", job.task_id, error.message)
         return True
 
     def _give_up(self, job: Job) -> bool:

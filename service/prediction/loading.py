@@ -25,7 +25,7 @@ def unknown_task(task_id: str) -> NotFound:
 
 @dataclass(frozen=True)
 class Loader:
-    """Blocking and thread-safe; used by the session cache and for exports."""
+    """Blocking and thread-safe; used by the session cache, for exports and for explanations."""
 
     store: TaskStore
     bundles: BundleStore

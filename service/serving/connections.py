@@ -33,7 +33,7 @@ PROBES = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 class Limits:
     """``body_s``: for a body to arrive, and a second more for each ``body_bytes_per_s`` that did.
 
-    ``stall_s``: for a client to take more of its answer.
+    ``stall_s``: for a client to take more of its answer, which the server may have written whole.
     """
 
     max_connections: int
@@ -51,7 +51,7 @@ class PatientProtocol(HttpProtocol):
         self._is_surplus = False
         self._heard_at = self.loop.time()
         self._body_began_at, self._n_body_bytes = 0.0, 0
-        self._stalled_at: float | None = None
+        self._taken_at, self._n_unsent = self._heard_at, 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection; over the limit those idle for longest make room, or else this one is refused."""
@@ -78,18 +78,18 @@ class PatientProtocol(HttpProtocol):
 
     def sweep(self, now: float) -> None:
         """End the connection if the body does not go on arriving, or the answer not go on being taken."""
+        n_before, self._n_unsent = self._n_unsent, self.transport.get_write_buffer_size()
+        if self._n_unsent == 0 or self._n_unsent < n_before:  # ``write_paused`` lasts until nearly all is taken
+            self._taken_at = now
+        elif now - self._taken_at > self._limits.stall_s:
+            self.transport.abort()
+            return
         if self._is_idle or self._is_in_head or self.transport.is_closing():
             return
         patience_s = self._limits.body_s + self._n_body_bytes / self._limits.body_bytes_per_s
         is_ours_to_read = self.flow.read_paused or not self.cycle.more_body
         if not is_ours_to_read and now - self._body_began_at > patience_s:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The body of the request arrives too slowly; send it again.")
-        if not self.flow.write_paused:
-            self._stalled_at = None
-        elif self._stalled_at is None:
-            self._stalled_at = now
-        elif now - self._stalled_at > self._limits.stall_s:
-            self.transport.abort()
 
     @property
     def _is_idle(self) -> bool:
@@ -97,8 +97,12 @@ class PatientProtocol(HttpProtocol):
         return self._n_head_bytes == 0 and (self.cycle is None or self.cycle.response_complete)
 
     def _make_room(self) -> bool:
-        """Close the connections that are idle for longest; False where none is."""
-        idle = [c for c in self.connections if isinstance(c, PatientProtocol) and c._is_idle and c is not self]
+        """Close the connections that are idle for longest; False where none is.
+
+        One whose client has not taken all of its answer would not go by being closed.
+        """
+        others = [c for c in self.connections if isinstance(c, PatientProtocol) and c is not self]
+        idle = [c for c in others if c._is_idle and not c.transport.get_write_buffer_size()]
         n_evicted = max(1, round(EVICTED_AT_ONCE * self._limits.max_connections))
         for one in heapq.nsmallest(n_evicted, idle, key=lambda connection: connection._heard_at):
             one.transport.close()

@@ -81,8 +81,8 @@ class HttpProtocol(HttpToolsProtocol):
             raise ValueError(HEAD_TOO_LARGE[1])
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             raise ValueError(BAD_REQUEST[1])
-        self._is_in_head = False
-        super().on_headers_complete()
+        super().on_headers_complete()  # refuses, too: a target that is none
+        self._is_in_head, self._n_head_bytes = False, 0
 
     def send_400_response(self, msg: str) -> None:
         """Answer with why the request is refused, and close; ``msg`` is the server's own wording of a parser error."""

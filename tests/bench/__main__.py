@@ -33,6 +33,7 @@ from tests.bench.measure import (
     load_on,
     load_times_ms,
     percentile,
+    processor_time,
     rate,
     write_images,
 )
@@ -242,7 +243,10 @@ def run(names: Sequence[str], meta_model: MetaModel, *, quick: bool, peers: Path
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             print(f"{name} ...", file=sys.stderr, flush=True)
+            before = processor_time()
             results[name] = PARTS[name](Bench(Path(folder), meta_model, quick, peers))
+            worked, stolen = (now - then for now, then in zip(processor_time(), before, strict=True))
+            results[name]["stolen"] = round(stolen / max(worked + stolen, 1e-9), 3)
     return results
 
 

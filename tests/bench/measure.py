@@ -109,6 +109,16 @@ def hardware() -> Figures:
     }
 
 
+def processor_time() -> tuple[float, float]:
+    """Seconds of all processors since the machine started: worked, and wanted but taken by its host for others."""
+    stat = Path("/proc/stat")
+    if not stat.is_file():
+        return 0.0, 0.0
+    user, nice, system, _, _, irq, softirq, stolen = map(int, stat.read_text().split(None, 9)[1:9])
+    ticks = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq) / ticks, stolen / ticks
+
+
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []

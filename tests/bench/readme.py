@@ -236,10 +236,18 @@ def speed() -> str:
         *(f"| {what} | {figure} | {target} |" for what, figure, target in rows(results)),
         "",
         *in_integers(),
+        *stolen(results),
         *(f"Not measured: {part}, {results[part]['skipped']}" for part in PARTS if "skipped" in results.get(part, {})),
         "",
     ]
     return "\n".join(lines)
+
+
+def stolen(results: dict[str, Any]) -> list[str]:
+    """How much of the machine was not there while it measured: a virtual one shares its host with others."""
+    shares = [f"{part} {results[part]['stolen']:.0%}" for part in PARTS if "stolen" in results.get(part, {})]
+    what = "Processor time that was wanted and that the host gave to others meanwhile, by part of the benchmark"
+    return [f"{what}: {', '.join(shares)}.", ""] if shares else []
 
 
 def in_integers() -> list[str]:

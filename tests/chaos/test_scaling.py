@@ -92,8 +92,10 @@ def test_nginx_sends_a_task_to_one_replica_and_hides_that_one_dies(site: Site, t
     with balancer(tmp_path, site) as http:
         ids = [made(http, seed) for seed in range(N_TASKS)]
         before = {i: http.post(f"/tasks/{i}/predict", json=query_body(0)).json() for i in ids for _ in range(N_ASKED)}
+        for address in (f"/v2/repository/models/{i}/{verb}" for i in ids for verb in ("unload", "load")):
+            assert http.post(address).status_code == 200
         lines = [line.split() for line in (tmp_path / "access.log").read_text().splitlines()]
-        upstreams = {i: {line[3] for line in lines if line[2] == f"/tasks/{i}/predict"} for i in ids}
+        upstreams = {i: {line[3] for line in lines if i in line[2]} for i in ids}
         assert {len(found) for found in upstreams.values()} == {1}  # each task has its replica
         assert len(set.union(*upstreams.values())) == 2  # and both have some
         assert http.get("/metrics").status_code == 404

@@ -102,6 +102,28 @@ def test_a_hypertransformers_classifier_is_explained_by_its_image(exported: Meta
     assert decided.bundle == {}
 
 
+def test_features_of_unit_length_are_explained(tmp_path: Path) -> None:
+    config = replace(small.EXPORTED, n_generated_layers=1, normalisation="base", unit_features=True)
+    torch.manual_seed(0)
+    network = Conv4(
+        (config.image_size, config.image_channels), [config.channels] * config.n_conv_layers, 3,
+        pixel_mean=config.pixel_mean, pixel_std=config.pixel_std, pooling=config.pooling, unit_features=True,
+    )  # fmt: skip
+    tensors = {name: to_array(tensor.detach()) for name, tensor in network.named_parameters()}
+    written = {name: tensor for name, tensor in tensors.items() if name.startswith("logits")}
+    files = {
+        "skeleton.onnx": export_skeleton(network, (config.image_size, config.image_channels)),
+        "base.safetensors": save({name: tensor for name, tensor in tensors.items() if name not in written}),
+    }
+    made = metamodel.write(tmp_path / "small", small.manifest(config), files)
+    bundle = Bundle(BundleHeader(tuple("abc"), "small", "", TEMPERATURE, 0.4), written)
+    decided = decide_with_gradients(made, bundle, small.pixels(1)[0], of_bundle=False)
+    pixels = torch.tensor(small.pixels(1)).float().requires_grad_()
+    (expected,) = torch.autograd.grad(score(network(pixels)[0]), pixels)
+    assert expected.abs().max() > 0
+    assert relative_error(decided.pixels, to_array(expected[0])) < EXACT
+
+
 def test_a_network_of_other_nodes_is_refused_by_the_name_of_the_node(exported: MetaModel, tmp_path: Path) -> None:
     skeleton = onnx.load_model_from_string(exported.read("skeleton.onnx"))
     for node in skeleton.graph.node:

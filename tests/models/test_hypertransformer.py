@@ -26,6 +26,9 @@ VARIANTS = {
     "logits alone, base": replace(CONFIG, n_generated_layers=1, normalisation="base"),
     "logits alone, support": replace(CONFIG, n_generated_layers=1),
     "borders pooled": replace(CONFIG, pooling="ceil"),
+    "features of unit length, mirrored": replace(
+        CONFIG, n_generated_layers=1, normalisation="base", unit_features=True, mirrored_support=True
+    ),
 }
 UNBALANCED = (1, 4, 2)
 
@@ -132,6 +135,31 @@ def test_zero_differences_are_the_base_network(allocation: Any, pooling: Pooling
         found = model.features(network, given.queries)
         for task in range(2):
             assert_equal(found[task], base_features(model, given.support[task], given.queries[task]))
+
+
+def test_features_of_unit_length_are_directions() -> None:
+    """The same network's features, each image's scaled to a mean square of one."""
+    plain, unit = (small.model(replace(CONFIG, unit_features=value)) for value in (False, True))
+    given = small.tasks()
+    with torch.no_grad():
+        found, expected = (m.features(m.generate(given.support, given.labels, given.slots), given.queries)
+                           for m in (unit, plain))  # fmt: skip
+    assert_equal(found, expected / expected.square().mean(-1, keepdim=True).sqrt())
+
+
+def test_mirrored_support_is_as_good_as_further_images() -> None:
+    config = replace(CONFIG, n_generated_layers=1, normalisation="base")
+    plain, mirrored = (small.model(replace(config, mirrored_support=value)) for value in (False, True))
+    given = small.tasks(config)
+    both = torch.cat([given.support, given.support.flip(-1)], dim=1)
+    with torch.no_grad():
+        expected = plain.classify(
+            plain.generate(both, torch.cat([given.labels] * 2, dim=1), given.slots), given.queries
+        )
+        network, (attention,) = mirrored.generate_with_attention(given.support, given.labels, given.slots)
+    assert_equal(mirrored.classify(network, given.queries), expected)
+    assert attention.shape == (2, 3, given.labels.shape[1])
+    assert_equal(attention.sum(-1), torch.ones(2, 3))
 
 
 def test_a_model_starts_with_zero_differences() -> None:
@@ -335,6 +363,7 @@ def test_attention_is_over_the_support() -> None:
         ({"n_generated_layers": 6}, "1..5"),
         ({"token_dim": 15}, "multiple"),
         ({"image_size": 8}, "poolings"),
+        ({"mirrored_support": True}, "mirrored where all tasks share"),
     ],
 )
 def test_impossible_configurations_are_refused(change: dict[str, Any], says: str) -> None:

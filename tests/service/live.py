@@ -112,6 +112,7 @@ def problem(response: httpx.Response, status: int) -> dict[str, Any]:
     assert found["title"]
     assert found["detail"].endswith(".")
     assert found["request_id"] == response.headers["x-request-id"]
+    assert ("retry-after" in response.headers) is (status in (429, 503))
     return found
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
+import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import onnxruntime as ort
 import pytest
 from PIL import Image
 
@@ -139,6 +143,30 @@ def test_a_full_queue_is_answered_with_a_time_to_come_back(settings: Settings) -
 def at_once(running: Live, address: str, body: dict[str, Any], *, n: int) -> list[Any]:
     with ThreadPoolExecutor(n) as pool:
         return list(pool.map(lambda _: running.http.post(address, json=body), range(n)))
+
+
+@pytest.mark.parametrize("kind", ["image/png", "application/json"])
+def test_a_fault_of_the_runtime_is_counted_as_ours(
+    service: Live, address: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: Any) -> None:
+        raise RuntimeError("Failed to allocate memory")
+
+    body = drawing(0, 0) if kind == "image/png" else json.dumps({"images": [centroids.encoded(drawing(0, 0))]}).encode()
+    before = counted(service)
+    monkeypatch.setattr(ort.InferenceSession, "run", out_of_memory)
+    failed = service.http.post(address, content=body, headers={"Content-Type": kind, "X-Request-Id": "abc-123"})
+    found = problem(failed, 500)
+    assert (found["request_id"], found["title"]) == ("abc-123", "Internal error")
+    assert "memory" not in failed.text
+    assert {"server-timing", "x-content-type-options"} <= set(failed.headers)
+    assert counted(service) - before == Counter({"500": 1})
+
+
+def counted(service: Live) -> Counter[str]:
+    """Predictions by their status, as the metrics count them."""
+    pattern = r'request_total\{code="(\d+)",endpoint="/tasks/\{task_id\}/predict"\} (\d+)'
+    return Counter({code: int(n) for code, n in re.findall(pattern, service.http.get("/metrics").text)})
 
 
 def test_a_lost_bundle_is_made_again_the_same(settings: Settings) -> None:

@@ -23,6 +23,7 @@ def test_a_wrong_folder_is_said_whole_wherever_somebody_looks(
         (logged,) = (record for record in caplog.records if record.name == "service.app")
         assert (logged.levelname, said in logged.getMessage()) == ("ERROR", True)
         assert said in problem(service.http.get("/readyz"), 503)["detail"]
+        assert service.http.get("/v2/health/ready").headers["retry-after"] == "1"
         for generator in ("auto", "n3-mobilenet"):
             asked = service.http.post("/tasks", json=centroids.task_json(generator=generator))
             assert "No meta-model is loaded here" in problem(asked, 503)["detail"]

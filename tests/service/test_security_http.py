@@ -162,11 +162,12 @@ def test_no_connection_becomes_another_protocol(service: Live, upgrade: bytes) -
     b"TRACE /healthz HTTP/1.1\r\nHost: x\r\nX: secret\r\n",
     b"GET http://evil.example/healthz HTTP/1.1\r\nHost: localhost\r\n", b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n",
 ])  # fmt: skip
-def test_no_proxy_no_echo(service: Live, head: bytes) -> None:
+def test_no_proxy_no_echo(service: Live, head: bytes, caplog: pytest.LogCaptureFixture) -> None:
     answer = exchange(service, head + b"Connection: close\r\n\r\n")
     assert answer.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 4"))
     assert b"secret" not in answer
     assert b"evil.example" not in answer
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []  # it ends as other refusals do
 
 
 def test_a_silent_client_and_a_slow_one_are_let_go(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import Busy, Unavailable
+from models.errors import Busy, GenerationFailed, Unavailable
+from models.generator import OnnxGenerator
 from service.generation.once import LocalGeneration
 from service.settings import Settings
 from service.stores.files import FileBundleStore
 from tests.service import centroids
-from tests.service.live import live
+from tests.service.live import held_generations, live, problem
 
-BODY = centroids.task_json(centroids.characters(3))
+BODY, OTHER = (centroids.task_json(centroids.characters(n)) for n in (3, 4))
+ASYNC = {"Prefer": "respond-async"}
+
+
+def failing(*_: object, **__: object) -> None:
+    raise GenerationFailed("The encoder is not here; install it.")
 
 
 def full(*_: object) -> None:
@@ -52,6 +58,44 @@ def test_equal_requests_for_an_unfinished_task_wait_in_the_same_bounded_line(
         patched.setattr(LocalGeneration, "check_room", full)
         for headers in ({}, {"Idempotency-Key": "k"}):
             assert running.http.post("/tasks", json=BODY, headers=headers).status_code == 429
+
+
+def test_a_failed_task_tried_again_is_not_told_by_its_old_end(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with live(settings.model_copy(update={"n_generations": 1})) as running:
+        with monkeypatch.context() as patched:
+            patched.setattr(OnnxGenerator, "generate", failing)
+            problem(running.http.post("/tasks", json=BODY), 500)
+        with held_generations() as go_on:
+            running.http.post("/tasks", json=OTHER, headers=ASYNC)  # has the only thread
+            again = running.http.post("/tasks", json=BODY, headers=ASYNC)
+            assert (again.status_code, again.json()["state"]) == (202, "queued")
+            address = again.headers["location"]
+            with running.http.stream("GET", f"{address}/events") as stream:
+                lines = (line for line in stream.iter_lines() if line.startswith("event: "))
+                assert next(lines) == "event: queued"
+                go_on.set()
+                assert [*lines][-1] == "event: ready"
+
+
+def test_a_classifier_that_cannot_be_made_again_now_is_503_and_answers_later(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = {"content": centroids.characters()["character 0"], "headers": {"Content-Type": "image/png"}}
+    with live(settings) as running:
+        address = f"/tasks/{running.task(BODY)['id']}"
+        assert running.http.post(f"{address}/predict", **image).status_code == 200
+        for bundle in _bundles(settings.state_dir):
+            bundle.unlink()
+        assert running.http.post(f"/v2/repository/models/{address[7:]}/unload").status_code == 200
+        with monkeypatch.context() as patched:
+            patched.setattr(OnnxGenerator, "generate", failing)
+            assert "install it" in problem(running.http.post(f"{address}/predict", **image), 503)["detail"]
+            assert "install it" in problem(running.http.get(f"{address}/model.onnx"), 503)["detail"]
+            assert running.http.get(address).json()["state"] == "queued"
+        assert running.http.post(f"{address}/predict", **image).status_code == 200
+        assert running.http.get(address).json()["state"] == "ready"
 
 
 def test_a_delete_that_was_broken_off_can_be_repeated(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

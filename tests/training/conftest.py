@@ -58,7 +58,8 @@ def cloth_run(cloths: Path, cloth_base: Path, tmp_path_factory: pytest.TempPathF
     def make(run: Path) -> None:
         texts = read_descriptions(beside(cloths))
         train, validation = DATASETS["tiny-imagenet"].split(cloths, size=described.SIZE)
-        n3.fit(described.config(cloth_base), train, validation, run, small.CPU, texts=texts, validate_every=2)
+        config = described.config(cloth_base)
+        n3.fit(config, train, validation, run, small.CPU, texts=texts, own_images=True, validate_every=2)
 
     return once(tmp_path_factory, "cloth-run", make)
 

@@ -25,7 +25,12 @@ CONFIG = Config(
     images_per_step=48,
     warmup_steps=2,
 )
-BASE = replace(CONFIG, model=replace(MODEL, n_generated_layers=1, normalisation="base"), across_tasks=0.5)
+BASE = replace(
+    CONFIG,
+    model=replace(MODEL, n_generated_layers=1, normalisation="base", unit_features=True, mirrored_support=True),
+    across_tasks=0.5,
+    dense=0.5,
+)
 """The logits layer alone is written, on convolutions that all tasks share, normalised with running statistics."""
 CPU = Runtime(torch.device("cpu"), bf16=False, rank=0, world_size=1)
 

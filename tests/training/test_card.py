@@ -124,6 +124,13 @@ def test_a_comparison_stands_in_the_card_where_there_is_one() -> None:
     assert "Ablations" not in card.render(MANIFEST, DESCRIBED)
 
 
+def test_where_no_class_is_unknown_nothing_is_said_of_them() -> None:
+    unknown = {**COLUMN["abstention"], "unknown_classes_abstained_percent": None}  # type: ignore[dict-item]
+    rendered = card.render(MANIFEST, {**EVALUATION, "columns": [{**COLUMN, "abstention": unknown}]})
+    assert "| 88.8 | 91.1 |  |" in rendered
+    assert "None" not in rendered
+
+
 def test_what_was_not_evaluated_says_so() -> None:
     text = card.render(MANIFEST, {**EVALUATION, "columns": [], "notes": []})
     assert "Not evaluated yet" in text

@@ -18,6 +18,7 @@ from torch import nn
 from tests.models import small as small_models
 from training import checkpoint
 from training.checkpoint import CheckpointError
+from training.data.folders import DataError
 
 
 def trained(seed: int = 0, *, n_steps: int = 2, width: int = 4) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -164,6 +165,20 @@ def test_a_hypertransformer_comes_back_bit_for_bit(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "c.safetensors", model, None, {"step": 0})
     checkpoint.load(tmp_path / "c.safetensors", other)
     assert equal(model.state_dict(), other.state_dict())
+
+
+def test_own_images_are_asked_for_before_any_is_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="on your own images; give them with --images"):
+        checkpoint.refuse_other_source({"own_images": True}, None)
+    with pytest.raises(DataError, match="config's data set; leave out --images"):
+        checkpoint.refuse_other_source({"own_images": False}, tmp_path)
+    for trained, images in (
+        ({"own_images": True}, tmp_path),
+        ({"own_images": False}, None),
+        ({}, None),
+        ({}, tmp_path),
+    ):
+        checkpoint.refuse_other_source(trained, images)
 
 
 def test_a_loss_that_is_no_number_stops_a_run(saved: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,10 +27,8 @@ from training.cli import main
 from training.columns import COMPARISON
 from training.configs.hypertransformer import CONFIGS
 
-CONFIG = replace(
-    small.CONFIG, model=replace(small.MODEL, n_generated_layers=1, normalisation="base"), unlabeled_sharpness=5.0
-)
-"""The logits layer alone, on convolutions that go into the base."""
+CONFIG = replace(small.BASE, model=replace(small.BASE.model, mirrored_support=False), unlabeled_sharpness=5.0)
+"""The logits layer alone, on convolutions that go into the base; a drawing is another one mirrored."""
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +141,12 @@ def test_evaluate_prints_a_column(
     assert printed["shape"] == {"n_way": 4, "n_shot": 2, "n_query": 2, "n_unlabeled": 1, "unbalanced": False}
     assert (printed["n_episodes"], printed["seed"], printed["classes_from"]) == (3, 5, "one group")
     assert printed["meta_model_digest"] == meta_model.digest
+    assert main(shlex.split(printed["command"])[1:]) == 0
+    assert json.loads(capsys.readouterr().out) == printed
 
 
 def test_evaluate_writes_the_card_of_a_known_data_set(
-    meta_model: metamodel.MetaModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    meta_model: metamodel.MetaModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where the data set's place holds our drawings, in two alphabets: the first validates."""
     for character in range(8):
@@ -158,8 +159,15 @@ def test_evaluate_writes_the_card_of_a_known_data_set(
     shutil.copytree(meta_model.folder, copy)
     facts = json.loads((copy / "evaluation.json").read_text())
     facts["training"]["own_images"] = False
-    (copy / "evaluation.json").write_text(json.dumps(facts))
     monkeypatch.setattr("training.columns.STANDARD", {"omniglot": ((small.CONFIG.validation, False),)})
+    for others in (["birch"], ["ash", "birch"]):  # so that what validates now was trained on, or may have been
+        facts["training"]["validation_groups"] = others
+        (copy / "evaluation.json").write_text(json.dumps(facts))
+        assert "are not those that were held out" in refusal(capsys, "evaluate", str(copy))
+        assert json.loads((copy / "evaluation.json").read_text()) == facts
+        assert not (copy / "CARD.md").exists()
+    facts["training"]["validation_groups"] = ["ash"]
+    (copy / "evaluation.json").write_text(json.dumps(facts))
     out = tmp_path / "figures" / "standard.json"
     assert main(["evaluate", str(copy), "--episodes", "2", "--out", str(out)]) == 0
     found = json.loads((copy / "evaluation.json").read_text())
@@ -223,6 +231,16 @@ def test_export_needs_a_whole_run_its_images_and_a_name(
     line = refusal(capsys, "export", str(run), "--to", str(tmp_path / "x"), "--images", str(other))
     assert "trained on other images; give the images it was trained on" in line
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("command", ["export", "compare-words"])
+def test_a_run_of_ones_own_images_asks_for_these_and_for_no_data_set(
+    command: str, cloth_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLASSMITH_DATASETS", str(tmp_path))
+    to = {"export": "--to", "compare-words": "--out"}[command]
+    line = refusal(capsys, command, str(cloth_run), to, str(tmp_path / "x"))
+    assert line == "training: This was trained on your own images; give them with --images."
 
 
 def test_export_deletes_no_folder_that_is_no_meta_model(
@@ -303,6 +321,11 @@ def test_classes_without_groups_are_not_said_to_be_of_one(
         ["evaluate", "folder", "--episodes", "1"],
         ["evaluate", "folder", "--fine-tuning", "1"],
         ["evaluate", "folder", "--fine-tuning", "-2"],
+        ["evaluate", "folder", "--seed", "-1"],
+        ["quantise", "folder", "--seed", "-1"],
+        ["compare-words", "run", "--out", "peers.json", "--seed", "-1"],
+        ["report", "zoo", "--to", "page.html", "--seed", "-1"],
+        ["fit", "hypertransformer", "--config", "omniglot-8", "--seed", "-1"],
         ["data", "imagenet"],
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +15,9 @@ from models import metamodel
 from models.metamodel import MetaModel
 from training import cli, described_tasks
 from training.columns import evaluate_every_image
-from training.data import DATASETS
-from training.data.descriptions import beside, read_descriptions
+from training.data import DATASETS, zero_shot
+from training.data.dataset import Dataset
+from training.data.descriptions import beside, in_order, read_descriptions, texts_digest
 from training.data.folders import DataError, ImageSet, read_images
 from training.described_tasks import N_DRAWINGS, Subject, every_image
 
@@ -59,6 +62,45 @@ def test_the_command_prints_and_writes_it(
     found = json.loads(out.read_text())
     assert json.loads(capsys.readouterr().out) == found
     assert found["protocol"] == "every image of every class"
+    assert "cores" in found["hardware"]
+    assert cli.main(shlex.split(found["command"])[1:]) == 0
+    assert json.loads(capsys.readouterr().out) == found
+
+
+def test_figures_say_of_which_descriptions_they_are(meta_model: MetaModel, cloths: Path) -> None:
+    images, texts = read_images(cloths, meta_model.manifest.preprocess), read_descriptions(beside(cloths))
+    digest = texts_digest(in_order(images.class_names, texts))
+    columns = json.loads((meta_model.folder / "evaluation.json").read_text())["columns"]
+    assert [column["descriptions_digest"] for column in columns] == [digest, digest]
+    assert every_image(meta_model, images, texts, progress=False)["descriptions_digest"] == digest
+    name = images.class_names[3]
+    retold = texts | {name: replace(texts[name], sentences=("Something else.",))}
+    assert every_image(meta_model, images, retold, progress=False)["descriptions_digest"] != digest
+
+
+def test_classes_that_were_trained_on_are_not_tested(
+    meta_model: MetaModel, cloths: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a data set whose lists of classes may have changed since the training."""
+    images = read_images(cloths, meta_model.manifest.preprocess)
+    train, validation = DATASETS["tiny-imagenet"].split(cloths, size=meta_model.manifest.preprocess.size)
+    parts = {"train": train, "test": validation}
+    cub = Dataset("cub", "photographs", zero_shot.SPEC, lambda part, _: parts[part], Path, is_zero_shot=True)
+    monkeypatch.setattr("training.columns.DATASETS", {"cub": cub})
+    monkeypatch.setenv("CLASSMITH_DATASETS", str(tmp_path))
+    (tmp_path / "cub").mkdir()
+    shutil.copy(cloths / "descriptions.json", tmp_path / "cub")
+    copy = metamodel.load(shutil.copytree(meta_model.folder, tmp_path / "zoo" / "cloths"))
+    path = copy.folder / "evaluation.json"
+    facts = json.loads(path.read_text())
+    facts["training"] |= {"own_images": False, "config": facts["training"]["config"] | {"dataset": "cub"}}
+    path.write_text(json.dumps(facts))
+    found = evaluate_every_image(copy)
+    assert (found["data_digest"], found["n_classes"]) == (validation.digest, validation.n_classes)
+    parts["test"] = images.where(lambda name, _: name in train.class_names[:2])
+    parts["train"] = images.where(lambda name, _: name not in train.class_names[:2])
+    with pytest.raises(DataError, match="trained on other images; those that cub tests may be among them"):
+        evaluate_every_image(copy)
 
 
 def test_what_has_no_such_figure_is_refused(meta_model: MetaModel, exported: MetaModel, cloths: Path) -> None:

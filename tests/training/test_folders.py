@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -191,7 +193,18 @@ def test_the_digest_names_images_labels_and_names(drawings: ImageSet) -> None:
     }
     assert len(digests) == 4
     assert changed() == drawings.digest
-    assert len(drawings.digest) == 12
+    written = "\n".join(drawings.class_names).encode() + drawings.labels.tobytes() + drawings.pixels.tobytes()
+    assert drawings.digest == hashlib.sha256(written).hexdigest()[:12]
+    assert changed(pixels=np.asfortranarray(drawings.pixels)) == drawings.digest
+
+
+def test_a_digest_holds_no_second_copy_of_the_pixels() -> None:
+    images = ImageSet(np.zeros((2, 2000, 500, 3), np.uint8), np.arange(2), ("a", "b"), ("a", "b"))
+    tracemalloc.start()
+    assert images.digest
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < images.pixels.nbytes / 10
 
 
 def test_a_part_keeps_classes_whole(drawings: ImageSet) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from models.methods.n3 import N3, Adaptation
 from models.nn.bases import BaseSpec
@@ -268,6 +268,26 @@ def test_a_run_does_not_go_on_with_other_settings(
 ) -> None:
     with pytest.raises(CheckpointError, match=f"another {named}"):
         fit(replace(config, **changes), run)  # type: ignore[arg-type]
+
+
+def test_a_run_does_not_go_on_with_other_descriptions(
+    run: Path, fit: Fit, config: Config, texts: dict[str, ClassTexts], tmp_path: Path
+) -> None:
+    """Of its training classes; a run from before descriptions were counted goes on, and counts them from there on."""
+    train, validation = fit.split
+    name, held_out = train.class_names[0], validation.class_names[0]
+    retold, elsewhere = (texts | {k: replace(texts[k], sentences=("Something else.",))} for k in (name, held_out))
+    with pytest.raises(CheckpointError, match="another descriptions_digest; start a new run folder"):
+        n3.fit(config, *fit.split, run, small.CPU, texts=retold)
+    n3.fit(config, *fit.split, shutil.copytree(run, tmp_path / "run"), small.CPU, texts=elsewhere)
+    path = tmp_path / "older" / "checkpoint.safetensors"
+    fit(config, path.parent, stop_after=1)
+    header = read_header(path)
+    digest = header.pop("descriptions_digest")
+    save_file(load_file(path), path, metadata={"header": json.dumps(header)})
+    fit(config, path.parent, stop_after=1)
+    header = read_header(path)
+    assert (header["step"], header["descriptions_digest"]) == (2, digest)
 
 
 def test_a_checkpoint_of_something_else_is_refused(cloth_base: Path) -> None:

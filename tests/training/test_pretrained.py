@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -215,6 +216,23 @@ def test_torchvisions_weights_are_folded_without_their_classifier(monkeypatch: p
         torch.testing.assert_close(base.network(images), fold(plain)(images))
         torch.testing.assert_close(base.network(images).flatten(1), plain.eval()(images), rtol=1e-3, atol=1e-4)
     assert origin("torchvision") == {"pretrained": "torchvision", "dataset": "imagenet", "train_data_digest": None}
+
+
+def test_torchvisions_weights_that_cannot_be_fetched_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By a proxy that is not there, then where a file was cut short."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.getsockname()[1]}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    folder = tmp_path / "hub" / "checkpoints"
+    said = rf"of resnet18 could not be fetched or read .*https://\S+/resnet18-\S+\.pth yourself into {folder}"
+    with pytest.raises(DataError, match=said):
+        read_base("torchvision", BaseSpec("resnet18", 32))
+    name = torchvision.models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
+    (folder / name).write_bytes(b"PK\x03\x04 half a file")
+    with pytest.raises(DataError, match=said):
+        read_base("torchvision", BaseSpec("resnet18", 32))
 
 
 def test_torchvisions_googlenet_wants_its_own_pixels() -> None:

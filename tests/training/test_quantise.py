@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from onnx import numpy_helper
 
 from models import bundle, metamodel, quantised
 from models.errors import InvalidMetaModel
+from models.export_n3 import export_files
 from models.generator import OnnxGenerator
 from models.graph import skeleton_for
 from models.metamodel import MetaModel
@@ -20,9 +22,13 @@ from models.task import ClassSpec, TaskSpec
 from service.catalogue import Catalogue
 from service.cli.meta_models import _fault
 from service.prediction.sessions import Placement, SharedNetworks, build_session
-from training import cli, columns, quantise
+from tests.models import small_n3
+from training import cli, quantise
 from training.columns import quantise_trained
+from training.data.descriptions import beside, read_descriptions
 from training.data.folders import DataError, read_images
+from training.described_tasks import Subject
+from training.episodes import EpisodeShape
 
 
 def integers(meta_model: MetaModel) -> Placement:
@@ -180,10 +186,20 @@ def test_one_that_reads_words_alone_is_compared_without_images(
     assert [c["given"] for c in quantise_trained(words, images=cloths, n_episodes=2).columns] == ["words"]
 
 
-def test_a_meta_model_that_ships_is_named_from_the_root(meta_model: MetaModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metamodel, "ZOO", meta_model.folder.parent)
-    command = "training evaluate models/zoo/cloths --episodes 9 --seed 1 --fine-tuning 3"
-    assert columns._command("evaluate", meta_model, 9, 1, "--fine-tuning", "3") == command
+def test_whole_networks_are_compared_where_no_layer_is_adapted(cloths: Path, tmp_path: Path) -> None:
+    """Elsewhere the classification layer alone is run, on features that the base gave once: they are not asked for."""
+    made = small_n3.half_precise(replace(small_n3.EXPLAINED, adapts=()))
+    alone = metamodel.write(tmp_path / "small-n3", small_n3.manifest(made), export_files(made))
+    assert not alone.manifest.adapts_layers
+    images, texts = read_images(cloths, alone.manifest.preprocess), read_descriptions(beside(cloths))
+    subject = Subject(alone, images, texts)
+    skeleton = quantise._quantised_skeleton(alone, subject, 0)
+    column = quantise._column(subject, skeleton, EpisodeShape(3, 0, 4), n_episodes=2, seed=0, progress=False)
+    assert "features" not in vars(subject)
+    assert column["speed_up"] > 0
+    tensors, chosen = subject.write(subject.draw(EpisodeShape(3, 0, 4), 0, 0)[1]), np.arange(6)
+    np.testing.assert_allclose(subject.whole_network(tensors)(chosen), subject.network(tensors)(chosen), atol=1e-3)
+    assert "features" in vars(subject)
 
 
 def test_a_processor_is_asked_for_its_instructions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ from training.checkpoint import CheckpointError
 from training.configs.hypertransformer import CONFIGS, Config
 from training.data.folders import ImageSet
 from training.episodes import EpisodeShape, sample
+from training.losses import among_training_classes, of_queries
 from training.recipes import hypertransformer
 from training.recipes.hypertransformer import (
     METHOD,
-    _loss,
+    Trained,
     _shape_of,
     _train_step,
     assemble,
@@ -142,7 +143,7 @@ def test_a_run_that_diverges_keeps_its_checkpoint(
 ) -> None:
     run(small.CONFIG, drawings, tmp_path, stop_after=2)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
-    monkeypatch.setattr(hypertransformer, "_loss", lambda *given: math.nan * _loss(*given))
+    monkeypatch.setattr(hypertransformer, "of_queries", lambda *given: math.nan * of_queries(*given))
     with pytest.raises(CheckpointError, match=r"diverged at step 2 .* the checkpoint of step 2 is kept"):
         run(small.CONFIG, drawings, tmp_path, stop_after=1)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
@@ -200,6 +201,13 @@ def test_only_the_main_process_writes(drawings: ImageSet, tmp_path: Path) -> Non
 # --- learning
 
 
+def shaken(config: Config, images: ImageSet) -> Trained:
+    """What a run trains, no written difference zero."""
+    model = Trained(config.model, images.n_classes if config.dense else 0)
+    model.load_state_dict(model.state_dict() | small_models.model(config.model).state_dict())
+    return model.train()
+
+
 def test_it_learns_to_tell_drawings_apart(drawings: ImageSet, tmp_path: Path) -> None:
     """A minute's pen strokes: from chance to well above it, on the images that it saw."""
     shape = EpisodeShape(4, 1, 3)
@@ -225,13 +233,13 @@ def test_bfloat16_runs_and_keeps_weights_in_full(drawings: ImageSet, tmp_path: P
     assert 0 < distance < 0.05
 
 
-def test_a_step_moves_every_parameter_that_has_a_use(drawings: ImageSet) -> None:
-    torch.manual_seed(0)
-    model = small_models.model(small.MODEL).train()
+@pytest.mark.parametrize("config", [small.CONFIG, small.BASE], ids=["all layers", "base statistics"])
+def test_a_step_moves_every_parameter_that_has_a_use(drawings: ImageSet, config: Config) -> None:
+    model = shaken(config, drawings)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.AdamW(model.parameters())
     for step in range(3):
-        assert math.isfinite(_train_step(small.CONFIG, model, optimizer, drawings, small.CPU, step, NEVER))
+        assert math.isfinite(_train_step(config, model, optimizer, drawings, small.CPU, step, NEVER))
     still = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
     assert {name for name in still if "norm_memory" not in name} == set()
 
@@ -260,7 +268,28 @@ def test_queries_are_also_told_from_the_classes_of_the_other_tasks(drawings: Ima
             own.append(alone - scores[task, k])
     for share in (0.0, 0.3, 1.0):
         expected = (1 - share) * np.mean(own) + share * np.mean(harder)
-        assert float(_loss(network, features, targets, episodes, share)) == pytest.approx(expected, rel=1e-5)
+        assert float(of_queries(network, features, targets, episodes, share)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_queries_are_also_told_from_all_training_classes(drawings: ImageSet) -> None:
+    rng = np.random.default_rng(0)
+    episodes = [sample(drawings, EpisodeShape(n_way=3, n_shot=1, n_query=2), rng) for _ in range(2)]
+    rows, features = torch.randn(drawings.n_classes, 4), torch.randn(2, 6, 4)
+    targets = torch.from_numpy(np.stack([e.query_labels for e in episodes]))
+    logits = [features[task] @ rows.T / 2 for task in range(2)]
+    expected = [
+        torch.nn.functional.cross_entropy(logits[task], torch.from_numpy(drawings.labels[episode.query]))
+        for task, episode in enumerate(episodes)
+    ]
+    found = among_training_classes(rows, features, targets, episodes)
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+
+
+def test_the_rows_of_training_classes_are_no_part_of_the_model(drawings: ImageSet, tmp_path: Path) -> None:
+    trained = run(small.BASE, drawings, tmp_path, stop_after=1)
+    assert trained.get_parameter("rows").shape == (drawings.n_classes, small.BASE.model.feature_dim)
+    model, _ = load_model(tmp_path / "checkpoint.safetensors")
+    assert model.state_dict().keys() == HyperTransformer(small.BASE.model).state_dict().keys()
 
 
 def test_features_that_differ_between_tasks_are_not_compared() -> None:
@@ -365,7 +394,7 @@ def test_automatic_device_is_a_gpu_where_there_is_one() -> None:
 def test_processes_draw_different_tasks(drawings: ImageSet) -> None:
     losses = []
     for rank in (0, 1, 0):
-        model = small_models.model(small.MODEL).train()
+        model = shaken(small.CONFIG, drawings)
         here = Runtime(torch.device("cpu"), bf16=False, rank=rank, world_size=1)
         optimizer = torch.optim.AdamW(model.parameters())
         losses.append(_train_step(small.CONFIG, model, optimizer, drawings, here, 0, NEVER))

@@ -35,7 +35,6 @@ from training.published import PUBLISHED
 from training.recipes.hypertransformer import fit
 from training.recipes.word_baselines import fit as fit_baseline
 from training.report import write
-from training.runtime import Runtime
 from training.subjects import Images, Options
 from training.word_peers import compare, load
 
@@ -80,7 +79,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     _draw(made.images)
     train, validation = DATASETS["omniglot"].split(made.images)
     config = Config(TINY, "omniglot", ((1.0, SHAPE),), EpisodeShape(2, 1, 1), n_steps=2, images_per_step=18)
-    fit(config, train, validation, made.run, Runtime(torch.device("cpu"), False, 0, 1), validate_every=1)
+    fit(config, train, validation, made.run, small.CPU, own_images=True, validate_every=1)
     meta_model = export(made.run, made.zoo / "tiny", images=made.images)
     everything = read_images(made.images, meta_model.manifest.preprocess)
     columns = [
@@ -103,7 +102,7 @@ def peers(cloths: Path, cloth_base: Path, tmp_path_factory: pytest.TempPathFacto
     train, _ = DATASETS["tiny-imagenet"].split(cloths, size=described.SIZE)
     fit_baseline(described.peer("linear", cloth_base), train, folder / "linear", small.CPU, texts=texts)
     images = read_images(cloths, PreprocessSpec(described.SIZE, 3, "crop"))
-    compared = compare([load(folder / "linear")], images, texts, folder, n_episodes=60, progress=False)
+    compared = compare([load(folder / "linear")], images, texts, folder, n_episodes=3, progress=False)
     (folder / "peers.json").write_text(json.dumps(compared))
     return folder / "peers.json"
 

@@ -71,7 +71,7 @@ def test_every_method_tells_its_training_classes_apart(
 ) -> None:
     """Ten-way, chance being 10 %; of texts that were drawn anew."""
     loaded = [load(run) for run in runs.values()]
-    (column,) = compare(loaded, train, texts, runs["linear"].parent, n_episodes=60, progress=False)["columns"]
+    (column,) = compare(loaded, train, texts, runs["linear"].parent, n_episodes=3, progress=False)["columns"]
     assert column["shape"]["n_way"] == 10
     assert set(column["accuracy"]) == {"linear", "text2model", "pdcnn_fc", "pdcnn_fc_conv", "megazsl"}
     assert {name: own["mean"] for name, own in column["accuracy"].items() if own["mean"] < 2 * column["chance"]} == {}
@@ -221,11 +221,23 @@ def test_documents_are_pooled_to_unit_vectors() -> None:
 
 
 def test_columns_go_as_far_as_the_images_do_each_once(train: ImageSet, unseen: ImageSet) -> None:
-    """Ten classes of seven images, then two of them: where all classes are asked for, fewer episodes do."""
-    words, five_way = (EpisodeShape(10, 0, 7), 50), [(EpisodeShape(5, 1, 5), 1000), (EpisodeShape(5, 5, 2), 1000)]
+    """Ten classes of seven images, then two of them: no column of ten classes or fewer is cut."""
+    words, five_way = (EpisodeShape(10, 0, 7), 1000), [(EpisodeShape(5, 1, 5), 1000), (EpisodeShape(5, 5, 2), 1000)]
     assert described_columns(train, 1000, shots=True) == [words, *five_way]
     assert described_columns(train, 1000, shots=False) == [words]
-    assert described_columns(unseen, 20, shots=False) == [(EpisodeShape(2, 0, 7), 2)]
+    assert described_columns(unseen, 20, shots=False) == [(EpisodeShape(2, 0, 7), 20)]
+
+
+@pytest.mark.parametrize("n_classes", [11, 16, 40, 50])
+def test_a_column_of_more_classes_asks_about_as_many_images_as_one_of_ten(n_classes: int) -> None:
+    labels = np.repeat(np.arange(n_classes), 10)
+    names = tuple(f"class {k}" for k in range(n_classes))
+    images = ImageSet(np.zeros((len(labels), 2, 2, 3), np.uint8), labels, names, names)
+    (ten, n_ten), (all_, n_all) = described_columns(images, 1000, shots=False)
+    assert (ten.n_way, all_.n_way, n_ten) == (10, min(40, n_classes), 1000)
+    n_asked = [shape.n_images * n for shape, n in ((ten, n_ten), (all_, n_all))]
+    assert n_asked[0] - all_.n_images < n_asked[1] <= n_asked[0]
+    assert [n for _, n in described_columns(images, 2, shots=False)] == [2, 2]  # fewer have no interval
 
 
 def test_the_tasks_documents_and_images_are_those_of_n3(
@@ -242,7 +254,7 @@ def test_the_tasks_documents_and_images_are_those_of_n3(
         return answer
 
     monkeypatch.setattr(word_peers, "_answer", record)
-    (column,) = compare([load(runs["linear"])], unseen, texts, runs["linear"].parent, n_episodes=80, progress=False)[
+    (column,) = compare([load(runs["linear"])], unseen, texts, runs["linear"].parent, n_episodes=4, progress=False)[
         "columns"
     ]
     subject = described_tasks.Subject.__new__(described_tasks.Subject)
@@ -264,7 +276,7 @@ def test_seeds_are_counted_together_and_shown_apart(
     for seed in (1, 2):
         fit(described.peer("pdcnn-fc", cloth_base, seed=seed), train, folder / f"fc-{seed}", small.CPU, texts=texts)
     loaded = [load(path) for path in (runs["pdcnn-fc"], folder / "fc-1", folder / "fc-2")]
-    measured = compare(loaded, unseen, texts, folder, n_episodes=40, progress=False)
+    measured = compare(loaded, unseen, texts, folder, n_episodes=2, progress=False)
     for column in measured["columns"]:
         by_seed = column["by_seed"]["pdcnn_fc"]
         assert set(by_seed) == {0, 1, 2}
@@ -312,7 +324,7 @@ def test_an_n3_is_measured_on_its_own_embeddings(
     static = {**header, "config": {**header["config"], "embeddings": "static"}}
     loaded = [load(runs["linear"]), (model, header), (model, static)]
     assert data_of(loaded) == ("tiny-imagenet", described.SIZE)
-    measured = compare(loaded, unseen, texts, runs["linear"].parent, n_episodes=40, progress=False)
+    measured = compare(loaded, unseen, texts, runs["linear"].parent, n_episodes=2, progress=False)
     adapted = "N3, features.12.squeeze, features.12.expand1x1 adapted"
     names = ["linear", adapted, f"{adapted}, static embeddings"]
     assert [run["method"] for run in measured["runs"]] == names
@@ -350,10 +362,10 @@ def test_the_commands_train_resume_and_compare(
     assert checkpoint.read_header(run / "checkpoint.safetensors")["step"] == 3
     assert f"training compare-words {run} --out FILE" in capsys.readouterr().out
     assert (tmp_path / FEATURES).is_dir()
-    compared = ["compare-words", str(run), "--images", str(cloths), "--episodes", "40", "--out", str(out)]
+    compared = ["compare-words", str(run), "--images", str(cloths), "--episodes", "2", "--out", str(out)]
     assert main(compared) == 0
     measured = json.loads(out.read_text())
-    assert measured["command"] == f"training compare-words {run} --images {cloths} --episodes 40 --seed 0"
+    assert measured["command"] == f"training compare-words {run} --images {cloths} --episodes 2 --seed 0"
     assert measured["base"]["train_data_digest"] == measured["train_data_digest"]
     assert measured["runs"][0]["steps"] == 3
     more = shutil.copytree(cloths, tmp_path / "cloths")
@@ -375,7 +387,7 @@ def test_an_export_keeps_the_comparison_that_has_its_run(
     monkeypatch.setattr(described_tasks, "CALIBRATION", (EpisodeShape(2, 0, 2),))
     folder = shutil.copytree(cloth_zoo / "cloths", tmp_path / "cloths")
     table, export = folder / COMPARISON, ["export", str(cloth_run), "--to", str(folder), "--images", str(cloths)]
-    compared = ["compare-words", str(cloth_run), "--images", str(cloths), "--episodes", "40", "--seed", "0"]
+    compared = ["compare-words", str(cloth_run), "--images", str(cloths), "--episodes", "2", "--seed", "0"]
     assert main([*compared, "--out", str(table)]) == 0
     (folder / "CARD.md").write_text("of the former weights")
     before = table.read_text()

@@ -17,7 +17,8 @@ from training.recipes.hypertransformer import fit
 
 def main(folders: Path, out: Path) -> None:
     drawings = read_images(folders, omniglot.SPEC)
-    here = runtime.start(device="cpu", n_threads=1)
+    torch.set_num_threads(1)
+    here = runtime.start(device="cpu")
     try:
         model = fit(small.BASE, drawings, drawings, out / "run", here, stop_after=2)
         assert torch.distributed.get_backend() == "gloo"

@@ -17,7 +17,7 @@ class Config:
     """One training run, whole. ``shapes``: kinds of episodes, each with its share of steps (a step's tasks agree)."""
 
     model: HyperTransformerConfig
-    dataset: Literal["omniglot", "cifar-fs", "folder"]
+    dataset: Literal["omniglot", "cifar-fs"]
     shapes: tuple[tuple[float, EpisodeShape], ...]
     validation: EpisodeShape
     n_steps: int
@@ -33,6 +33,8 @@ class Config:
     """Strength of the random distortions; small networks underfit, and want less."""
     across_tasks: float = 0.0
     """Share of a loss among the classes of all tasks of a step, where tasks share their convolutions."""
+    dense: float = 0.0
+    """Share of a loss among all training classes, by a row each that only training has."""
     train_size: int | None = None
     """How wide training images are, where not as the network takes them (``training.augment.SHARP``)."""
     turned: bool = False
@@ -69,6 +71,7 @@ MANY_WAYS = (
 )
 """The same for wide networks, which learn more from harder tasks (Snell et al., 2017, section 3.1: train 60-way)."""
 ACROSS_TASKS = 0.5
+DENSE = 0.5
 
 
 def _sharp(model: HyperTransformerConfig) -> int:
@@ -130,18 +133,21 @@ def cifar_fs() -> Config:
         normalisation="base",
         token_dim=128,
         n_transformer_layers=2,
+        negative_slope=0.1,
+        unit_features=True,
+        mirrored_support=True,
         pixel_mean=0.48,
         pixel_std=0.27,
     )
     shapes = (
-        (0.4, EpisodeShape(n_way=30, n_shot=1, n_query=5)),
-        (0.3, EpisodeShape(n_way=20, n_shot=5, n_query=5)),
-        (0.2, EpisodeShape(n_way=5, n_shot=5, n_query=10)),
-        (0.1, EpisodeShape(n_way=5, n_shot=3, n_query=10, n_unlabeled=3, unbalanced=True)),
+        (0.4, EpisodeShape(n_way=20, n_shot=1, n_query=9)),
+        (0.3, EpisodeShape(n_way=20, n_shot=5, n_query=10)),
+        (0.2, EpisodeShape(n_way=5, n_shot=5, n_query=15)),
+        (0.1, EpisodeShape(n_way=5, n_shot=3, n_query=15, n_unlabeled=3, unbalanced=True)),
     )
     validation = EpisodeShape(5, 1, 10)
     return Config(
-        model, "cifar-fs", shapes, validation, 2000, images_per_step=800, across_tasks=ACROSS_TASKS, turned=True,
+        model, "cifar-fs", shapes, validation, 2500, images_per_step=800, across_tasks=ACROSS_TASKS, dense=DENSE,
         bf16=True,
     )  # fmt: skip
 

@@ -12,10 +12,11 @@ The last two are what a user writes: texts are taken apart into sentences, and a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -59,6 +60,17 @@ def beside(images: Path) -> Path:
 def of_dataset(name: str) -> dict[str, ClassTexts]:
     """Those of a data set, by class; both splits of one have the same file."""
     return read_descriptions(data_root() / name.removesuffix(PROPOSED) / FILE)
+
+
+def of(dataset: str, images: Path | None = None) -> dict[str, ClassTexts]:
+    """Those of a user's own ZIP or folder of images, where there is one, else of the data set; raises DataError."""
+    return read_descriptions(beside(images)) if images else of_dataset(dataset)
+
+
+def texts_digest(texts: Iterable[ClassTexts]) -> str:
+    """Twelve hexadecimal digits that name these texts in their order."""
+    written = json.dumps([astuple(own) for own in texts])
+    return hashlib.sha256(written.encode()).hexdigest()[:12]
 
 
 def read_descriptions(path: Path) -> dict[str, ClassTexts]:

@@ -56,7 +56,7 @@ class ImageSet:
         """Twelve hexadecimal digits that name these images and labels."""
         sha = hashlib.sha256("\n".join(self.class_names).encode())
         sha.update(self.labels.tobytes())
-        sha.update(self.pixels.tobytes())
+        sha.update(np.ascontiguousarray(self.pixels).data)  # gigabytes: never held twice
         return sha.hexdigest()[:12]
 
     def where(self, keep: Callable[[str, str], bool]) -> ImageSet:

@@ -16,20 +16,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from models.methods.hypertransformer import GeneratedNetwork, HyperTransformer, HyperTransformerConfig
+from models.methods.hypertransformer import HyperTransformer, HyperTransformerConfig
 from training import augment, checkpoint, run_log
 from training.configs.hypertransformer import Config
 from training.data.folders import ImageSet, with_rotations
 from training.episodes import Episode, EpisodeShape, sample
+from training.losses import among_training_classes, of_queries
 from training.runtime import Runtime
 from training.schedule import learning_rate
 
 METHOD = "hypertransformer"
 N_VALIDATION_STEPS, N_VALIDATION_TASKS = 8, 16
+
+
+class Trained(HyperTransformer):
+    """A HyperTransformer, and a row for each training class where a share of the loss is among them (``dense``)."""
+
+    rows: nn.Parameter | None
+
+    def __init__(self, config: HyperTransformerConfig, n_classes: int = 0) -> None:
+        super().__init__(config)
+        rows = nn.Parameter(torch.randn(n_classes, config.feature_dim)) if n_classes else None
+        self.register_parameter("rows", rows)
 
 
 def fit(
@@ -39,18 +50,21 @@ def fit(
     run: Path,
     runtime: Runtime,
     *,
+    own_images: bool = False,
     checkpoint_every_s: float = 120.0,
     validate_every: int = 250,
     stop_after: int | None = None,
 ) -> HyperTransformer:
     """Train to ``config.n_steps``, resuming from ``run/checkpoint.safetensors`` where there is one.
 
+    ``own_images``: whether they are a user's own, and not those of the config's data set: what is told of the run.
     ``stop_after`` ends (with a checkpoint) after that many further steps, as an interruption would. Losses and
     validation accuracies are appended to ``run/log.jsonl``.
     """
     torch.manual_seed(config.seed)
     classes = with_rotations(train) if config.turned else train
-    model = HyperTransformer(config.model).to(runtime.device)
+    n_rows = classes.n_classes if config.dense else 0
+    model = Trained(config.model, n_rows).to(runtime.device)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)
     path, first = run / "checkpoint.safetensors", 0
     if path.exists():
@@ -69,8 +83,9 @@ def fit(
             run_log.append(run, {"step": done, "loss": round(smoothed, 4), "validation_accuracy": round(accuracy, 4)})
         progress.set_postfix(loss=f"{smoothed:.3f}", validation=f"{100 * accuracy:.1f}%", refresh=False)
         if runtime.is_main and (done == last or time.monotonic() - saved > checkpoint_every_s):
-            facts = {"train_data_digest": train.digest, "config": asdict(config)}
-            checkpoint.save(path, model, optimizer, {"method": METHOD, "step": done, **facts})
+            facts = {"train_data_digest": train.digest, "own_images": own_images, "config": asdict(config)}
+            facts |= {"method": METHOD, "step": done, "n_rows": n_rows}
+            checkpoint.save(path, model, optimizer, facts)
             saved = time.monotonic()
     return model
 
@@ -79,11 +94,12 @@ def load_model(path: Path) -> tuple[HyperTransformer, dict[str, Any]]:
     """The model of a checkpoint, in evaluation mode, and the checkpoint's header."""
     header = checkpoint.read_header(path)
     try:
-        model = HyperTransformer(HyperTransformerConfig(**header["config"]["model"]))
+        model = Trained(HyperTransformerConfig(**header["config"]["model"]), header.get("n_rows", 0))
     except (KeyError, TypeError, ValueError) as error:
         message = f"{path} is not of this version's HyperTransformer ({error}); fit again."
         raise checkpoint.CheckpointError(message) from error
     checkpoint.load(path, model)
+    model.rows = None  # nothing is written with them
     return model.eval(), header
 
 
@@ -173,7 +189,7 @@ def _config_of(header: dict[str, Any], path: Path) -> Config:
 
 def _train_step(
     config: Config,
-    model: HyperTransformer,
+    model: Trained,
     optimizer: torch.optim.Optimizer,
     images: ImageSet,
     runtime: Runtime,
@@ -198,7 +214,12 @@ def _train_step(
         network = model.generate(support, labels, slots)
         features = model.features(network, queries)
     # Not in half precision: logits are small differences of large numbers, a dot product and a squared length.
-    loss = _loss(network, features.float(), targets, episodes, config.across_tasks)
+    features = features.float()
+    loss = of_queries(network, features, targets, episodes, config.across_tasks)
+    if model.rows is not None:
+        loss = (1 - config.dense) * loss + config.dense * among_training_classes(
+            model.rows, features, targets, episodes
+        )
     optimizer.zero_grad()
     torch.autograd.backward(loss)
     parameters = [p for p in model.parameters() if p.grad is not None]
@@ -210,27 +231,6 @@ def _train_step(
     found = checkpoint.finite_loss(loss, norm, step, path)
     optimizer.step()
     return found
-
-
-def _loss(
-    network: GeneratedNetwork, features: Tensor, targets: Tensor, episodes: list[Episode], across_tasks: float
-) -> Tensor:
-    """Cross-entropy of query features ``(B, Q, F)`` under the written logits layers, each task's own.
-
-    ``across_tasks`` is the share of a second one, among the classes of all tasks of the step: a harder task that costs
-    nothing more. It asks for convolutions that all tasks share.
-    """
-    loss = F.cross_entropy(network.classify(features).float().flatten(0, 1), targets.flatten())
-    if not across_tasks:
-        return loss
-    weight, bias = network.logits
-    n_way = weight.shape[1]
-    everything = (features.flatten(0, 1) @ weight.flatten(0, 1).T + bias.flatten()).float()
-    position = (targets + n_way * torch.arange(len(episodes), device=targets.device)[:, None]).flatten()
-    classes = torch.from_numpy(np.concatenate([e.classes for e in episodes])).to(targets.device)
-    twin = (classes[position][:, None] == classes).scatter(1, position[:, None], False)  # the class, in another task
-    harder = F.cross_entropy(everything.masked_fill(twin, -math.inf), position)
-    return (1 - across_tasks) * loss + across_tasks * harder
 
 
 def _shape_of(config: Config, step: int) -> EpisodeShape:

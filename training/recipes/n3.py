@@ -30,7 +30,7 @@ from training.closed_forms import Projection
 from training.configs.n3 import Config
 from training.data import descriptions
 from training.data.folders import DataError, ImageSet
-from training.described import Material, Task, draw_queries, draw_task, imagine, prepare
+from training.described import Material, Task, draw_queries, draw_task, imagine, known_texts, prepare
 from training.encoded import EncodedTexts, encode_texts, read_encoder
 from training.episodes import EpisodeShape, shrink
 from training.pretrained import origin, read_base
@@ -49,25 +49,28 @@ def fit(
     runtime: Runtime,
     *,
     texts: dict[str, descriptions.ClassTexts] | None = None,
+    own_images: bool = False,
     checkpoint_every_s: float = 120.0,
     validate_every: int = 100,
     stop_after: int | None = None,
 ) -> N3:
     """Train to ``config.n_steps``, resuming from ``run/checkpoint.safetensors`` where there is one.
 
-    ``texts``: of the classes, where they are a user's own. Raises DataError where a class has none, and where those for
-    validation are too few to calibrate on what is trained.
+    ``texts``: of the classes (None: those of the config's data set). ``own_images``: whether they are a user's own.
+    Raises DataError where a class has no text, and where those for validation are too few to calibrate on.
     """
     torch.manual_seed(config.seed)
     _check_validation(config, validation)
     texts = texts or descriptions.of_dataset(config.dataset)
-    path = run / "checkpoint.safetensors"
+    path, unseen = run / "checkpoint.safetensors", set(validation.class_names)
     base, projection, known = _begun(path, config, train) if path.exists() else _base_of(config)
+    digest = descriptions.texts_digest(known_texts(config, train, texts, unseen))
+    checkpoint.refuse_other(path, known, {"descriptions_digest": digest})
     unseen_texts = _encode_unseen(config, validation, texts)
-    unseen = set(validation.class_names)
     material, model = prepare(config, base, train, texts, unseen, runtime, projection=projection)
     model.to(runtime.device)
-    whole = replace(config, model=model.config)
+    facts = {"method": METHOD, "config": asdict(replace(config, model=model.config)), "own_images": own_images}
+    facts |= {"train_data_digest": train.digest, "descriptions_digest": digest, "train_classes": train.n_classes}
     optimizer = _make_optimizer(config, model)
     first = int(checkpoint.load(path, model, optimizer)["step"]) if path.exists() else 0
     last = config.n_steps if stop_after is None else min(config.n_steps, first + stop_after)
@@ -81,8 +84,7 @@ def fit(
         steps.set_postfix(loss=f"{smoothed:.3f}", refresh=False)
         done = step + 1
         if runtime.is_main and (done == last or time.monotonic() - saved > checkpoint_every_s):
-            facts = {"train_data_digest": train.digest, "config": asdict(whole), "train_classes": train.n_classes}
-            checkpoint.save(path, model, optimizer, {"method": METHOD, "step": done, **facts, **known})
+            checkpoint.save(path, model, optimizer, {**facts, **known, "step": done})
             saved = time.monotonic()
     if runtime.is_main:
         run_log.append(run, {"step": last, "loss": smoothed, **validate(model, validation, unseen_texts, runtime)})
@@ -231,7 +233,7 @@ def _base_of(config: Config) -> tuple[Base, None, dict[str, Any]]:
 def _begun(path: Path, config: Config, train: ImageSet) -> tuple[Base, Projection, dict[str, Any]]:
     """The base and projection of a run that goes on: its features stay the same to the last bit, wherever it does.
 
-    And what its header says of the base; nothing, where an older version began it.
+    And what its header says of base and descriptions; nothing, where an older version began it.
     Raises CheckpointError where it was begun with other images or settings; only how long it goes on may change, the
     precision of its forward passes, where its base lies, and what nothing is learned through.
     """
@@ -244,7 +246,7 @@ def _begun(path: Path, config: Config, train: ImageSet) -> tuple[Base, Projectio
     checkpoint.refuse_other(path, saved, {name: value for name, value in wanted.items() if name not in filled_in})
     target = model.target
     parts = (target.center, target.projection.weight, target.projection.bias)
-    known = {"base_origin": header["base_origin"]} if "base_origin" in header else {}
+    known = {name: value for name, value in header.items() if name in ("base_origin", "descriptions_digest")}
     return target.base, Projection(*(part.detach().double().numpy() for part in parts)), known
 
 

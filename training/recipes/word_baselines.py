@@ -96,7 +96,8 @@ def fit(
     peer, seen, header = _prepare(config, train, texts or descriptions.of_dataset(config.dataset), path, runtime)
     if isinstance(peer.method, LinearMap):
         _fit_linear(peer.method, seen, config.seed)
-        checkpoint.save(path, peer, None, {**header, "step": 0})
+        if runtime.is_main:
+            checkpoint.save(path, peer, None, {**header, "step": 0})
         return peer.eval()
     optimizer = torch.optim.AdamW(peer.parameters(), weight_decay=config.weight_decay, betas=_betas(config))
     first = int(checkpoint.load(path, peer, optimizer)["step"]) if path.exists() else 0
@@ -145,14 +146,15 @@ def _prepare(
     config: Config, train: ImageSet, texts: dict[str, descriptions.ClassTexts], path: Path, runtime: Runtime
 ) -> tuple[Peer, Seen, dict[str, Any]]:
     """The method before its first step, its projection fitted, what it is taught with, and a checkpoint's header."""
-    base = read_base(config.base, config.base_spec)
+    base, own = read_base(config.base, config.base_spec), descriptions.in_order(train.class_names, texts)
     header = {"method": METHOD, "config": asdict(config), "train_classes": train.n_classes}
     header |= {"train_data_digest": train.digest, "base_digest": digest_of(base)}
+    header |= {"descriptions_digest": descriptions.texts_digest(own)}
     begun = _begun(path, header) if path.exists() else None
     found = base_features(config, base, train, path.parent.parent / FEATURES, runtime)
     # Of a run that goes on, as it was: its axes are found up to sign, and anew on each machine.
     projection = begun or forms.fit_projection(found.raw, train.labels, config.n_features).rounded
-    documents = _documents(config, descriptions.in_order(train.class_names, texts))
+    documents = _documents(config, own)
     peer = Peer(config, _shapes(train, found.raw.shape[1], found.maps, documents))
     for name in ("center", "matrix", "bias"):
         peer.get_buffer(name).copy_(torch.from_numpy(getattr(projection, name)))
@@ -178,7 +180,7 @@ def _begun(path: Path, wanted: dict[str, Any]) -> forms.Projection:
     peer, header = load_peer(path)
     settings = {name: value for name, value in wanted["config"].items() if name != "n_steps"}
     checkpoint.refuse_other(path, header["config"], settings)
-    facts = {name: wanted[name] for name in ("train_data_digest", "base_digest")}
+    facts = {name: wanted[name] for name in ("train_data_digest", "base_digest", "descriptions_digest")}
     checkpoint.refuse_other(path, header, facts)
     return peer.projection
 

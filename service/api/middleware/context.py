@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import CLIENT_WENT_AWAY
+from service.api.errors import CLIENT_WENT_AWAY, unexpected_problem
 from service.api.rate_limits import HEADERS
 from service.observability.telemetry import Metrics, choose_request_id, request_id, server_timing
 from service.observability.tracing import NO_TRACE, NO_TRACING, Span, TraceContext, Tracing, parse, trace_context
@@ -61,6 +62,11 @@ class RequestContext:
         with tracing.span(scope["method"], "server") as span:
             try:
                 await self.app(scope, receive, send_with_headers)
+            except Exception as error:
+                if status == CLIENT_WENT_AWAY:  # nothing was sent yet: answered here, where it is counted
+                    response = await unexpected_problem(Request(scope), error)
+                    await response(scope, receive, send_with_headers)
+                raise
             finally:
                 record(self.metrics, scope, _endpoint(scope), status, perf_counter() - start)
                 _describe(span, scope, status, ident)

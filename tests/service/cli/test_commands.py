@@ -8,6 +8,7 @@ import pty
 import select
 import subprocess
 import termios
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +22,7 @@ from service.demo.alphabet import drawing
 from service.settings import Settings
 from tests.e2e.processes import COMMAND, ROOT, environment
 from tests.service import centroids
-from tests.service.live import Live, live
+from tests.service.live import Live, held_generations, live
 
 N_CLASSES = 3
 Run = Callable[..., tuple[int, str, str]]
@@ -121,6 +122,26 @@ def test_an_image_that_is_refused_is_named_by_its_file(run: Run, task: dict[str,
     assert (status, output) == (1, "")
     assert "not a JPEG" in complaint
     assert complaint.endswith(f"({broken})\n")
+
+
+def test_a_file_named_in_another_encoding_is_classified_and_shown(
+    run: Run, task: dict[str, Any], pictures: Path
+) -> None:
+    latin = pictures / os.fsdecode(b"caf\xe9.png")
+    (pictures / "asked" / "0.png").rename(latin)
+    status, output, _ = run("predict", task["id"], latin)
+    assert (status, output.split("\t")[0]) == (0, f"{pictures}/caf\\udce9.png")
+    assert json.loads(run("predict", task["id"], latin, "--json")[1])["predictions"][0]["path"] == str(latin)
+
+
+def test_a_creation_is_waited_for_as_long_as_was_said(run: Run, pictures: Path) -> None:
+    with held_generations():
+        began_at = time.monotonic()
+        status, output, complaint = run(
+            "task", "create", pictures / "shown", "--describe", "character 0: new", "--wait", 1
+        )
+        assert (status, output, "goes on being made" in complaint) == (1, "", True)
+        assert time.monotonic() - began_at < 15  # the service would wait for 30 s
 
 
 def test_the_release_is_printed(run: Run) -> None:

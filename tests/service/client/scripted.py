@@ -18,12 +18,13 @@ TASK: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer; ``drop``: the connection is closed without any."""
+    """One answer; ``drop``: the connection is closed without any; ``held``: it waits for the event."""
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     drop: bool = False
+    held: threading.Event | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def serving(*answers: Answer) -> Iterator[Script]:
             script.asked.append(Asked(self.command, self.path, dict(self.headers), body))
             answer = script.answers.pop(0)
             self.close_connection = True
+            if answer.held:
+                assert answer.held.wait(60)
             if answer.drop:
                 return
             self.send_response(answer.status)

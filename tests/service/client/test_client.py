@@ -6,6 +6,8 @@ import asyncio
 import io
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,6 +214,21 @@ def test_waiting_ends_in_time_and_can_go_on(client: Classmith) -> None:
     assert task.wait().info.state == "ready"
 
 
+def test_a_creation_ends_in_time_whatever_the_service_waits_by_itself(client: Classmith) -> None:
+    with held_generations():
+        began_at = time.monotonic()
+        with pytest.raises(TimedOut, match="goes on"):
+            client.create(centroids.characters(7), timeout_s=1.5)
+        assert 1.4 < time.monotonic() - began_at < 15  # the service would wait for 30 s
+    assert client.create(centroids.characters(7)).info.state == "ready"
+
+
+def test_a_generation_longer_than_an_answer_may_take_is_waited_for(service: Live) -> None:
+    with held_generations() as go_on, Classmith(service.url, timeout_s=2.0) as client:
+        threading.Timer(3.0, go_on.set).start()
+        assert client.create(centroids.characters(9)).info.state == "ready"
+
+
 def test_a_failed_generation_is_an_exception_however_one_waits(tmp_path: Path) -> None:
     prototypes.meta_model(tmp_path / "meta-models", overflow=True)
     settings = Settings(meta_models=tmp_path / "meta-models", state_dir=tmp_path / "state")
@@ -268,6 +285,18 @@ def test_an_asynchronous_wait_ends_in_time_and_can_go_on(service: Live, folder: 
             return (await task.wait()).info.state
 
     assert asyncio.run(wait()) == "ready"
+
+
+def test_an_asynchronous_creation_ends_in_time_and_outlasts_an_answer(service: Live) -> None:
+    async def create() -> str:
+        async with AsyncClassmith(service.url, timeout_s=2.0) as there:
+            with held_generations() as go_on:
+                with pytest.raises(TimedOut):
+                    await there.create(centroids.characters(10), timeout_s=2.5)
+                asyncio.get_running_loop().call_later(2.5, go_on.set)
+                return (await there.create(centroids.characters(10))).info.state
+
+    assert asyncio.run(create()) == "ready"
 
 
 def test_a_bar_is_shown_where_one_is_asked_for(client: Classmith, capsys: pytest.CaptureFixture[str]) -> None:

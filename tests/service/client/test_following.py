@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from service.client import AsyncClassmith, Classmith, NotFound, Retries, TaskFailed, TimedOut, TooBusy
+from service.client import AsyncClassmith, Classmith, NotFound, Retries, TaskFailed, TimedOut, TooBusy, following
 from tests.service.client.scripted import DROP, TASK, Answer, as_json, problem, serving
 
 QUICK = Retries(most=4, max_wait_s=30.0, first_wait_s=0.001)
@@ -71,6 +74,25 @@ def test_a_stream_that_breaks_off_is_opened_again(wait: Wait, cut: Answer) -> No
 def test_a_stream_that_never_comes_through_is_given_up(wait: Wait) -> None:
     with serving(MADE, *[problem(503)] * 5) as script, pytest.raises(TooBusy):
         wait(script.url)
+
+
+@both
+def test_only_failures_in_a_row_are_counted(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "QUIET_S", 0.2)
+    go_on = threading.Event()
+    quiet = replace(states(QUEUED), held=go_on)
+    with serving(MADE, *[DROP, DROP, DROP, quiet] * 2, DROP, states(TASK)) as script:
+        assert wait(script.url) == ["queued", "ready"]
+        go_on.set()
+
+
+@both
+def test_a_service_that_asks_for_patience_is_given_no_more_than_there_is(wait: Wait) -> None:
+    with serving(MADE, problem(503, Retry_After="20")) as script:
+        began_at = time.monotonic()
+        with pytest.raises(TimedOut, match="goes on"):
+            wait(script.url, timeout_s=0.5)
+        assert 0.4 < time.monotonic() - began_at < 10
 
 
 @both

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 from PIL import Image
 
 from service.client import UnusableInput
-from service.client.calls import batches, folder_classes, one, task_body
-from service.client.images import encoded, expanded, fit_to_send
+from service.client.calls import batches, folder_classes, one, save, task_body
+from service.client.images import class_folders, encoded, expanded, fit_to_send
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
@@ -47,6 +48,15 @@ def test_paths_patterns_and_folders_become_files_in_order(folder: Path) -> None:
 def test_a_home_folder_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder))
     assert expanded("~/zebra/1.png") == [folder / "zebra" / "1.png"]
+
+
+def test_what_only_looks_like_a_home_folder_is_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "~draft 1.png").write_bytes(b"")
+    assert expanded("~draft 1.png") == [Path("~draft 1.png")]
+    for ask in (expanded, partial(folder_classes, descriptions=None), partial(save, b"")):
+        with pytest.raises(UnusableInput, match="~nobody"):
+            ask("~nobody here/1.png")
 
 
 @pytest.mark.parametrize("shown", [GREY, GREY[..., None], COLOUR, np.asfortranarray(COLOUR), COLOUR[:, ::-1]])
@@ -139,6 +149,15 @@ def test_an_unreadable_file_is_said(folder: Path) -> None:
         encoded(folder / "zebra" / "1.png")
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read every folder")
+def test_an_unreadable_folder_is_said(folder: Path) -> None:
+    (folder / "zebra").chmod(0)
+    for ask in (expanded, class_folders):
+        with pytest.raises(UnusableInput, match="cannot be read"):
+            ask(folder / "zebra")
+    (folder / "zebra").chmod(0o700)
+
+
 def test_a_folder_of_class_folders(folder: Path) -> None:
     classes, unlabeled = folder_classes(folder, {"horse": "no stripes", "okapi": "striped legs"})
     assert classes == {
@@ -176,6 +195,8 @@ def test_a_class_is_words_or_images_or_both() -> None:
     ({"zebra": {"description": 3}}, "A description is a string"),
     ({"zebra": ["nowhere.png"]}, "Class 'zebra': There is no file"),
     ({3: "three"}, "name is a string"),
+    ({os.fsdecode(b"caf\xe9"): b"1"}, r"Class 'caf\\udce9': .* not Unicode"),
+    ({"zebra": os.fsdecode(b"ray\xe9")}, "not Unicode"),
     (["zebra"], "Classes are a mapping"),
 ])  # fmt: skip
 def test_a_class_that_cannot_be_is_refused_by_name(classes: object, words: str) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -32,16 +35,16 @@ CLASSES = {"a": b"one", "b": {"description": "two", "images": [b"two"]}}
 Ask = Callable[..., str]
 
 
-def waiting(url: str, call: str, *arguments: object) -> str:
-    """The id of the task that a call of the blocking client gives."""
-    with Classmith(url, retries=QUICK) as client:
-        return str(getattr(client, call)(*arguments).id)
+def waiting(url: str, call: str, *arguments: object, read_s: float | None = 120.0, **options: object) -> str:
+    """The id of the task that a call of the blocking client gives; ``read_s``: its HTTP client's time-out."""
+    with Classmith(url, retries=QUICK, timeout_s=read_s) as client:  # type: ignore[arg-type]
+        return str(getattr(client, call)(*arguments, **options).id)
 
 
-def awaiting(url: str, call: str, *arguments: object) -> str:
+def awaiting(url: str, call: str, *arguments: object, read_s: float | None = 120.0, **options: object) -> str:
     async def ask() -> str:
-        async with AsyncClassmith(url, retries=QUICK) as client:
-            return str((await getattr(client, call)(*arguments)).id)
+        async with AsyncClassmith(url, retries=QUICK, timeout_s=read_s) as client:  # type: ignore[arg-type]
+            return str((await getattr(client, call)(*arguments, **options)).id)
 
     return asyncio.run(ask())
 
@@ -96,6 +99,38 @@ def test_a_wait_over_the_cap_is_not_waited(ask: Ask) -> None:
 
 
 @both
+def test_a_wait_over_the_time_for_a_task_is_not_waited(ask: Ask) -> None:
+    with serving(problem(429, Retry_After="20")) as script, pytest.raises(TooBusy):
+        ask(script.url, "create", CLASSES, timeout_s=2.0)
+    with serving(problem(429, Retry_After="0"), as_json(TASK)) as script:
+        ask(script.url, "create", CLASSES, timeout_s=2.0)
+    with serving(problem(429, Retry_After="1"), as_json({**TASK, "state": "queued"})) as script:  # it stays on its own
+        ask(script.url, "create", CLASSES, timeout_s=0.0, wait=False)
+
+
+@both
+@pytest.mark.parametrize(("timeout_s", "read_s", "prefer"), [
+    (300.0, 120.0, "wait=30"), (300.0, None, "wait=30"), (2.9, 120.0, "wait=2"), (300.0, 10.0, "wait=5"),
+    (-1.0, 120.0, "respond-async"),
+])  # fmt: skip
+def test_the_answer_to_create_is_asked_for_in_time(
+    ask: Ask, timeout_s: float, read_s: float | None, prefer: str
+) -> None:
+    with serving(as_json(TASK, 201)) as script:
+        ask(script.url, "create", CLASSES, timeout_s=timeout_s, read_s=read_s)
+    assert script.asked[0].headers["Prefer"] == prefer
+
+
+@both
+def test_an_answer_that_comes_too_late_does_not_mean_that_nobody_is_there(ask: Ask) -> None:
+    go_on = threading.Event()
+    with serving(replace(as_json(TASK), held=go_on)) as script:
+        with pytest.raises(Unreachable, match="no answer in time"):
+            ask(script.url, "task", IDENT, read_s=0.2)
+        go_on.set()
+
+
+@both
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, NotAllowed), (403, NotAllowed), (404, NotFound), (422, RequestFailed)]
 )
@@ -143,6 +178,14 @@ def test_an_address_without_its_scheme_is_said_to_be_wrong(ask: Ask, url: str) -
         ask(url, "task", IDENT)
 
 
+@pytest.mark.parametrize("key", ["secret\n", "se cret", "\u0441\u0435\u043a\u0440\u0435\u0442"])
+@pytest.mark.parametrize("kind", [Classmith, AsyncClassmith])
+def test_a_key_that_no_header_carries_is_wrong_input_and_kept_to_ourselves(kind: type, key: str) -> None:
+    with pytest.raises(UnusableInput, match="A key is visible ASCII") as caught:
+        kind("http://127.0.0.1:1", key)
+    assert key.strip() not in str(caught.value)
+
+
 @pytest.mark.parametrize("ident", [None, 3, "", "..", "\ud800"])
 @both
 def test_what_is_no_id_is_wrong_input(ask: Ask, ident: object) -> None:
@@ -180,6 +223,13 @@ def test_waits_double_with_jitter_and_are_counted_together() -> None:
         attempts.after(httpx.Response(429, headers={"Retry-After": "7"}, request=httpx.Request("GET", "http://x")))
     with pytest.raises(Unreachable):  # the service is there, and slow: asking again would make it slower
         Attempts("", Retries()).after_error(httpx.ReadTimeout("x"))
+
+
+def test_a_patient_caller_may_be_told_to_wait_any_number_of_times() -> None:
+    attempts = Attempts("", Retries(most=10_000, max_wait_s=math.inf, first_wait_s=0.25))
+    busy = httpx.Response(429, headers={"Retry-After": "1"}, request=httpx.Request("GET", "http://x"))
+    assert {attempts.after(busy) for _ in range(2_000)} == {1.0}
+    assert attempts.after_error(httpx.ConnectError("x")) < 1e9
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:

@@ -15,7 +15,8 @@ from models.task import TaskSpec
 from models.text import Encoders
 from service.catalogue import Catalogue
 from service.generation.jobs import JobQueue
-from service.generation.once import LocalGeneration, QueuedGeneration
+from service.generation.once import LocalGeneration
+from service.generation.queued import QueuedGeneration
 from service.idempotency import IdempotencyStore, RedisIdempotencyStore, SqliteIdempotencyStore
 from service.observability.telemetry import SCRAPE_S, Metrics
 from service.observability.tracing import NO_TRACING, Attributes, Tracing

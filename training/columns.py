@@ -179,9 +179,9 @@ def evaluate_every_image(meta_model: MetaModel, source: Path | None = None, *, s
     if source is None:
         training = _trained_on(meta_model)["training"]
         dataset = DATASETS[str(training["config"]["dataset"])]
-        images = dataset.load("test", size=manifest.preprocess.size)
         remedy = f"those that {dataset.name} tests may be among them: put back the lists and images it was trained on"
         refuse_other_images(training, dataset.load("train", size=manifest.preprocess.size), remedy)
+        images = dataset.load("test", size=manifest.preprocess.size)
         texts = descriptions.of_dataset(dataset.name)
     else:
         images = read_images(source, manifest.preprocess)

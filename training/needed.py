@@ -8,8 +8,9 @@ from models.nn.bases import BaseSpec
 from training.configs import n3, word_baselines
 from training.data import descriptions
 from training.data.descriptions import ClassTexts
+from training.data.imagenet_text import class_indices
 from training.encoded import read_encoder
-from training.pretrained import read_base
+from training.pretrained import classifier_rows, read_base
 
 
 def texts_for(
@@ -17,10 +18,17 @@ def texts_for(
 ) -> dict[str, ClassTexts]:
     """The classes' texts: of a user's own ``images``, or of the config's data set.
 
-    Raises DataError, CheckpointError or MissingEncoder where these, a new run's base, or the text encoder are missing.
+    Raises DataError, CheckpointError or MissingEncoder where these, the base, classifier rows, or the text encoder are
+    missing.
     """
     texts = descriptions.of(config.dataset, images)
     read_encoder(config.text_encoder)
-    if not (run / "checkpoint.safetensors").exists():  # an N3 that goes on has its base in there
+    has_base = False
+    if isinstance(config, n3.Config):
+        has_base = (run / "checkpoint.safetensors").exists()  # a run that goes on has it in there
+        if config.classifier_rows:
+            class_indices()
+            classifier_rows()
+    if not has_base:
         read_base(config.base, base)
     return texts

@@ -73,10 +73,11 @@ class Classmith:
 
         ``classes``: name -> description (a string), images (see Images), or ``{"description": ..., "images": ...}``.
         ``unlabeled``: images of these classes, without saying of which. ``meta_model``: a name, or "auto". ``wait``:
-        until it is ready, ``timeout_s`` at most, retries included. ``progress``: called at each change, or
+        until it is ready, ``timeout_s`` at most; no try begins after that. ``progress``: called at each change, or
         True for a bar.
 
-        Raises UnusableInput, TaskFailed, TimedOut.
+        Raises UnusableInput, TaskFailed, TimedOut; where the service took no task in that time its refusal (TooBusy),
+        or Unreachable.
         """
         body = calls.task_body(classes, unlabeled, meta_model, self._large_bytes)
         stay_s = calls.stay_s(timeout_s, self._http.timeout.read) if wait and progress is False else 0.0
@@ -141,11 +142,11 @@ class Classmith:
         return document(self._send(call))
 
     def _send(self, call: Call) -> httpx.Response:
-        attempts = Attempts(self.url, self._retries.within(call.patience_s))
+        attempts = Attempts(self.url, self._retries, call.patience_s)
         while True:
             check_open(self.url, self._http.is_closed)
             try:
-                response = self._http.request(call.method, call.path, **call.options)
+                response = self._http.request(call.method, call.path, **call.within(attempts.left_s))
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 time.sleep(attempts.after_error(error))
                 continue

@@ -39,19 +39,30 @@ LONGEST_STAY_S = 30.0
 
 @dataclass(frozen=True)
 class Call:
-    """One request; ``options`` are httpx's. ``patience_s``: for all waits between its tries together."""
+    """One request; ``options`` are httpx's. ``patience_s``: for its tries and the waits between them together.
+
+    ``stay_s``: so long the answer may wait for what was asked for, in whole seconds; None: it never does.
+    """
 
     method: str
     path: str
     options: dict[str, Any] = field(default_factory=dict)
     patience_s: float = math.inf
+    stay_s: float | None = None
+
+    def within(self, left_s: float) -> dict[str, Any]:
+        """The options of a try for which so much time is left."""
+        if self.stay_s is None:
+            return self.options
+        stay_s = min(self.stay_s, left_s)
+        prefer = f"wait={int(stay_s)}" if stay_s >= 1 else "respond-async"
+        return {**self.options, "headers": {**self.options["headers"], "Prefer": prefer}}
 
 
 def create(body: Mapping[str, Any], *, stay_s: float, patience_s: float = math.inf) -> Call:
-    """Make a task. ``stay_s``: so long the answer may wait until it is made, in whole seconds."""
-    prefer = f"wait={int(stay_s)}" if stay_s >= 1 else "respond-async"
-    headers = {"Idempotency-Key": str(uuid4()), "Prefer": prefer}
-    return Call("POST", "/tasks", {"json": dict(body), "headers": headers}, patience_s)
+    """Make a task; every try has the same key, so it makes one."""
+    headers = {"Idempotency-Key": str(uuid4())}
+    return Call("POST", "/tasks", {"json": dict(body), "headers": headers}, patience_s, stay_s)
 
 
 def stay_s(timeout_s: float, read_s: float | None) -> float:

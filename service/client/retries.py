@@ -5,8 +5,10 @@ Reading and predicting change nothing; deleting twice deletes once; creating car
 
 from __future__ import annotations
 
+import math
 import random
-from dataclasses import dataclass, field, replace
+import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -34,19 +36,23 @@ class Retries:
     max_wait_s: float = 60.0
     first_wait_s: float = 0.25
 
-    def within(self, seconds: float) -> Retries:
-        """The same, with no more than so much waiting."""
-        return replace(self, max_wait_s=min(self.max_wait_s, seconds))
-
 
 @dataclass
 class Attempts:
-    """The tries of one call: each answer and each error is shown to it, and it says how long to wait, or raises."""
+    """The tries of one call: each answer and each error is shown to it, and it says how long to wait, or raises.
+
+    ``left_s``: for the whole call, and after each wait for the rest of it; no try begins after that.
+    """
 
     url: str
     retries: Retries
+    left_s: float = math.inf
     n_failed: int = field(default=0, init=False)
     waited_s: float = field(default=0.0, init=False)
+    deadline: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.deadline = time.monotonic() + self.left_s
 
     def after(self, response: httpx.Response) -> float | None:
         """None after success, else seconds until the next try; raises RequestFailed where that was the last."""
@@ -78,7 +84,9 @@ class Attempts:
         wait_s = backoff_s if told_s is None else told_s
         self.n_failed += 1
         self.waited_s += wait_s
-        return wait_s if self.n_failed <= self.retries.most and self.waited_s <= self.retries.max_wait_s else None
+        self.left_s = self.deadline - time.monotonic() - wait_s
+        is_over = self.waited_s > self.retries.max_wait_s or self.left_s < 0
+        return None if self.n_failed > self.retries.most or is_over else wait_s
 
 
 def retry_after_s(headers: httpx.Headers) -> float | None:

@@ -245,7 +245,8 @@ def speed() -> str:
 
 def stolen(results: dict[str, Any]) -> list[str]:
     """How much of the machine was not there while it measured: a virtual one shares its host with others."""
-    shares = [f"{part} {results[part]['stolen']:.0%}" for part in PARTS if "stolen" in results.get(part, {})]
+    measured = [part for part in PARTS if "stolen" in results.get(part, {}) and "skipped" not in results[part]]
+    shares = [f"{part} {results[part]['stolen']:.0%}" for part in measured]
     what = "Processor time that was wanted and that the host gave to others meanwhile, by part of the benchmark"
     return [f"{what}: {', '.join(shares)}.", ""] if shares else []
 

@@ -224,8 +224,8 @@ def test_a_creation_ends_in_time_whatever_the_service_waits_by_itself(client: Cl
 
 
 def test_a_generation_longer_than_an_answer_may_take_is_waited_for(service: Live) -> None:
-    with held_generations() as go_on, Classmith(service.url, timeout_s=2.0) as client:
-        threading.Timer(3.0, go_on.set).start()
+    with held_generations() as go_on, Classmith(service.url, timeout_s=8.0) as client:
+        threading.Timer(9.0, go_on.set).start()
         assert client.create(centroids.characters(9)).info.state == "ready"
 
 
@@ -289,11 +289,11 @@ def test_an_asynchronous_wait_ends_in_time_and_can_go_on(service: Live, folder: 
 
 def test_an_asynchronous_creation_ends_in_time_and_outlasts_an_answer(service: Live) -> None:
     async def create() -> str:
-        async with AsyncClassmith(service.url, timeout_s=2.0) as there:
+        async with AsyncClassmith(service.url, timeout_s=8.0) as there:
             with held_generations() as go_on:
                 with pytest.raises(TimedOut):
-                    await there.create(centroids.characters(10), timeout_s=2.5)
-                asyncio.get_running_loop().call_later(2.5, go_on.set)
+                    await there.create(centroids.characters(10), timeout_s=5.0)
+                asyncio.get_running_loop().call_later(9.0, go_on.set)
                 return (await there.create(centroids.characters(10))).info.state
 
     assert asyncio.run(create()) == "ready"

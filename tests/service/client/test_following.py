@@ -78,7 +78,7 @@ def test_a_stream_that_never_comes_through_is_given_up(wait: Wait) -> None:
 
 @both
 def test_only_failures_in_a_row_are_counted(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "QUIET_S", 0.2)
+    monkeypatch.setattr(following, "QUIET_S", 2.0)
     go_on = threading.Event()
     quiet = replace(states(QUEUED), held=go_on)
     with serving(MADE, *[DROP, DROP, DROP, quiet] * 2, DROP, states(TASK)) as script:
@@ -91,8 +91,8 @@ def test_a_service_that_asks_for_patience_is_given_no_more_than_there_is(wait: W
     with serving(MADE, problem(503, Retry_After="20")) as script:
         began_at = time.monotonic()
         with pytest.raises(TimedOut, match="goes on"):
-            wait(script.url, timeout_s=0.5)
-        assert 0.4 < time.monotonic() - began_at < 10
+            wait(script.url, timeout_s=3.0)
+        assert 2.9 < time.monotonic() - began_at < 10
 
 
 @both

@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -25,6 +26,7 @@ from service.client import (
     TooBusy,
     Unreachable,
     UnusableInput,
+    calls,
 )
 from service.client.retries import Attempts, retry_after_s
 from tests.service.client.scripted import DROP, TASK, Answer, as_json, problem, serving
@@ -103,7 +105,7 @@ def test_a_wait_over_the_time_for_a_task_is_not_waited(ask: Ask) -> None:
     with serving(problem(429, Retry_After="20")) as script, pytest.raises(TooBusy):
         ask(script.url, "create", CLASSES, timeout_s=2.0)
     with serving(problem(429, Retry_After="0"), as_json(TASK)) as script:
-        ask(script.url, "create", CLASSES, timeout_s=2.0)
+        ask(script.url, "create", CLASSES, timeout_s=60.0)
     with serving(problem(429, Retry_After="1"), as_json({**TASK, "state": "queued"})) as script:  # it stays on its own
         ask(script.url, "create", CLASSES, timeout_s=0.0, wait=False)
 
@@ -119,6 +121,28 @@ def test_the_answer_to_create_is_asked_for_in_time(
     with serving(as_json(TASK, 201)) as script:
         ask(script.url, "create", CLASSES, timeout_s=timeout_s, read_s=read_s)
     assert script.asked[0].headers["Prefer"] == prefer
+
+
+@both
+@pytest.mark.parametrize(("timeout_s", "answers"), [(2.0, []), (12.0, [as_json(TASK)])], ids=["over", "left"])
+def test_the_time_that_a_refusal_took_is_gone(ask: Ask, timeout_s: float, answers: list[Answer]) -> None:
+    answered = threading.Event()
+    refusal = replace(problem(503, Retry_After="1"), held=answered)
+    with serving(refusal, *answers) as script:
+        threading.Timer(4.0, answered.set).start()
+        with nullcontext() if answers else pytest.raises(TooBusy):
+            ask(script.url, "create", CLASSES, timeout_s=timeout_s)
+    first, *again = [int(asked.headers["Prefer"].removeprefix("wait=")) for asked in script.asked]
+    assert first == timeout_s
+    assert [1 <= stay_s < first - 2 for stay_s in again] == [True] * len(answers)
+
+
+@pytest.mark.parametrize(("left_s", "prefer"), [(60.0, "wait=20"), (5.9, "wait=5"), (0.9, "respond-async")])
+def test_a_try_asks_for_no_more_than_the_time_left(left_s: float, prefer: str) -> None:
+    call = calls.create({}, stay_s=20.0)
+    first, again = (call.within(seconds)["headers"] for seconds in (math.inf, left_s))
+    assert (first["Prefer"], again["Prefer"]) == ("wait=20", prefer)
+    assert first["Idempotency-Key"] == again["Idempotency-Key"]
 
 
 @both

@@ -17,10 +17,11 @@ from models.errors import GenerationFailed, Unavailable
 from models.generator import OnnxGenerator
 from models.metamodel import MetaModel
 from models.task import TaskSpec
-from service.generation import once
+from service.generation import queued
 from service.generation.jobs import JobQueue
 from service.generation.leases import queue_again
-from service.generation.once import LocalGeneration, QueuedGeneration
+from service.generation.once import LocalGeneration
+from service.generation.queued import QueuedGeneration
 from service.generation.worker import Worker
 from service.ports import BundleStore, TaskRecord, TaskStore
 from tests.contract.places import Place
@@ -173,7 +174,7 @@ def test_what_a_worker_cannot_make_again_is_made_here(site: Site) -> None:
 
 
 def test_busy_workers_are_waited_for_only_so_long(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(once, "REMAKE_WAIT_S", 0.1)
+    monkeypatch.setattr(queued, "REMAKE_WAIT_S", 0.1)
     site.queue.beat("busy")
     generation = site.queued()
     with ThreadPoolExecutor(1) as pool:
@@ -185,3 +186,44 @@ def test_busy_workers_are_waited_for_only_so_long(site: Site, monkeypatch: pytes
             generation.close()
     assert site.lost.now == replace(site.lost.record, state="queued")
     assert site.queue.n_jobs() == 1  # done when its turn comes
+
+
+def test_who_asks_again_waits_for_the_same_job(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queued, "REMAKE_WAIT_S", 0.1)
+    site.queue.beat("busy")
+    generation = site.queued()
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="try again in a moment"):
+            generation.run("ann", site.lost.record.id)
+        assert site.queue.n_jobs() == 1
+    assert site.queue.take("busy", wait_s=0.01) is None  # makes the group
+    job = site.queue.take("busy", wait_s=1)
+    assert job is not None
+    site.queue.end(job)
+    with pytest.raises(Unavailable, match="try again in a moment"):
+        generation.run("ann", site.lost.record.id)
+    assert site.queue.n_jobs() == 1  # a new one: the first is gone
+
+
+class GivenUpQueue(JobQueue):
+    """The queue whose job a worker gives up, and fails its task, just before somebody looks whether it is there."""
+
+    tasks: TaskStore
+
+    def holds(self, message_id: str) -> bool:
+        job = self.take("w", wait_s=1)
+        if job is not None:
+            assert self.tasks.claim(job.tenant, job.task_id, owner="w", lease_s=600)
+            self.tasks.release(job.tenant, job.task_id, owner="w", state="failed", error="3 workers stopped")
+            self.end(job)
+        return super().holds(message_id)
+
+
+def test_what_workers_gave_up_is_not_made_here(site: Site, redis_client: Redis, redis_prefix: str) -> None:
+    queue = GivenUpQueue(redis_client, alive_s=600.0, prefix=redis_prefix)
+    queue.tasks = site.lost.tasks
+    assert queue.take("w", wait_s=0.01) is None  # makes the group
+    queue.beat("w")
+    generation = QueuedGeneration(queue, site.lost.tasks, site.lost.local())
+    assert generation.run("ann", site.lost.record.id).state == "failed"
+    assert site.lost.bundles.get(site.lost.record.id) is None

@@ -21,7 +21,8 @@ from redis import Redis
 from models.errors import Busy, Unavailable
 from models.metamodel import MetaModel
 from service.generation.jobs import JobQueue
-from service.generation.once import LocalGeneration, QueuedGeneration
+from service.generation.once import LocalGeneration
+from service.generation.queued import QueuedGeneration
 from service.generation.worker import Worker, run_worker
 from service.ports import BundleStore, TaskRecord, TaskStore
 from service.stores.redis_client import GROUP, Keys, connect

@@ -245,8 +245,9 @@ def run(names: Sequence[str], meta_model: MetaModel, *, quick: bool, peers: Path
             print(f"{name} ...", file=sys.stderr, flush=True)
             before = processor_time()
             results[name] = PARTS[name](Bench(Path(folder), meta_model, quick, peers))
-            worked, stolen = (now - then for now, then in zip(processor_time(), before, strict=True))
-            results[name]["stolen"] = round(stolen / max(worked + stolen, 1e-9), 3)
+            if before and (after := processor_time()):
+                worked, stolen = (now - then for now, then in zip(after, before, strict=True))
+                results[name]["stolen"] = round(stolen / max(worked + stolen, 1e-9), 3)
     return results
 
 

@@ -109,11 +109,14 @@ def hardware() -> Figures:
     }
 
 
-def processor_time() -> tuple[float, float]:
-    """Seconds of all processors since the machine started: worked, and wanted but taken by its host for others."""
+def processor_time() -> tuple[float, float] | None:
+    """Seconds of all processors since the machine started: worked, and wanted but taken by its host for others.
+
+    None where the system does not tell.
+    """
     stat = Path("/proc/stat")
     if not stat.is_file():
-        return 0.0, 0.0
+        return None
     user, nice, system, _, _, irq, softirq, stolen = map(int, stat.read_text().split(None, 9)[1:9])
     ticks = os.sysconf("SC_CLK_TCK")
     return (user + nice + system + irq + softirq) / ticks, stolen / ticks

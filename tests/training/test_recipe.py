@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.methods.hypertransformer import GeneratedNetwork, HyperTransformer
+from models.methods.hypertransformer import HyperTransformer
 from tests.models import small as small_models
 from tests.training import small
 from training import checkpoint
@@ -25,7 +25,7 @@ from training.checkpoint import CheckpointError
 from training.configs.hypertransformer import CONFIGS, Config
 from training.data.folders import ImageSet
 from training.episodes import EpisodeShape, sample
-from training.losses import among_training_classes, of_queries
+from training.losses import of_queries
 from training.recipes import hypertransformer
 from training.recipes.hypertransformer import (
     METHOD,
@@ -242,47 +242,6 @@ def test_a_step_moves_every_parameter_that_has_a_use(drawings: ImageSet, config:
         assert math.isfinite(_train_step(config, model, optimizer, drawings, small.CPU, step, NEVER))
     still = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
     assert {name for name in still if "norm_memory" not in name} == set()
-
-
-def test_queries_are_also_told_from_the_classes_of_the_other_tasks(drawings: ImageSet) -> None:
-    rng = np.random.default_rng(0)
-    shape = EpisodeShape(n_way=5, n_shot=1, n_query=2)
-    episodes = [sample(drawings, shape, rng) for _ in range(3)]
-    of_all = np.concatenate([e.classes for e in episodes])
-    assert len(set(of_all)) < len(of_all), "no class is in two tasks; choose another seed"
-    weight, bias, features = (torch.from_numpy(rng.normal(size=s)) for s in ((3, 5, 4), (3, 5), (3, 10, 4)))
-    targets = torch.from_numpy(np.stack([e.query_labels for e in episodes]))
-    network = GeneratedNetwork([], (weight, bias))
-    own, harder = [], []
-    for task, episode in enumerate(episodes):
-        for query, k in enumerate(episode.query_labels):
-            scores = {
-                (t, j): float(features[task, query] @ weight[t, j] + bias[t, j])
-                for t, other in enumerate(episodes)
-                for j in range(5)
-                if (t, j) == (task, k) or other.classes[j] != episode.classes[k]
-            }
-            partition = math.log(sum(math.exp(score) for score in scores.values()))
-            harder.append(partition - scores[task, k])
-            alone = math.log(sum(math.exp(scores[task, j]) for j in range(5)))
-            own.append(alone - scores[task, k])
-    for share in (0.0, 0.3, 1.0):
-        expected = (1 - share) * np.mean(own) + share * np.mean(harder)
-        assert float(of_queries(network, features, targets, episodes, share)) == pytest.approx(expected, rel=1e-5)
-
-
-def test_queries_are_also_told_from_all_training_classes(drawings: ImageSet) -> None:
-    rng = np.random.default_rng(0)
-    episodes = [sample(drawings, EpisodeShape(n_way=3, n_shot=1, n_query=2), rng) for _ in range(2)]
-    rows, features = torch.randn(drawings.n_classes, 4), torch.randn(2, 6, 4)
-    targets = torch.from_numpy(np.stack([e.query_labels for e in episodes]))
-    logits = [features[task] @ rows.T / 2 for task in range(2)]
-    expected = [
-        torch.nn.functional.cross_entropy(logits[task], torch.from_numpy(drawings.labels[episode.query]))
-        for task, episode in enumerate(episodes)
-    ]
-    found = among_training_classes(rows, features, targets, episodes)
-    torch.testing.assert_close(found, torch.stack(expected).mean())
 
 
 def test_the_rows_of_training_classes_are_no_part_of_the_model(drawings: ImageSet, tmp_path: Path) -> None:

@@ -63,6 +63,10 @@ class HyperTransformerConfig:
     """Features of unit mean square, so that logits compare directions (Gidaris and Komodakis, 2018, section 3.2)."""
     mirrored_support: bool = False
     """Each support image is shown mirrored, too: a photograph's class does not depend on it, a character's may."""
+    shifted_support: int = 0
+    """Once trained, a support image's features are the mean over it and itself shifted by so many px, four ways.
+
+    In training the random distortions do that work."""
     pixel_mean: float = 0.9
     pixel_std: float = -0.28
     """Images enter as ``(p / 255 - mean) / std``; a negative std makes dark ink positive."""
@@ -308,10 +312,11 @@ class HyperTransformer(nn.Module):
             scale, shift = self._affine(layer, raw, n_networks)
             convs.append((weight * scale[:, None, None, None], shift))
             activations = self._activate(raw * scale[:, None, None] + shift[:, None, None])
+        features = self._unstack(activations, n_tasks)
+        if self.config.shifted_support and not self.training:
+            features = self._over_shifts(convs, support, features)
         same = (slots[:, :, None] == labels[:, None, :]).to(support.dtype)
-        weight, bias, attention = self.logits(
-            label_embeddings, image_embeddings, self._unstack(activations, n_tasks), self.labels(slots), same
-        )
+        weight, bias, attention = self.logits(label_embeddings, image_embeddings, features, self.labels(slots), same)
         if self.config.mirrored_support:
             attention = attention.unflatten(-1, (2, -1)).sum(-2)
         return GeneratedNetwork(convs, (weight, bias)), [*attentions, attention]
@@ -326,14 +331,26 @@ class HyperTransformer(nn.Module):
 
     def features(self, network: GeneratedNetwork, queries: Tensor) -> Tensor:
         """Queries ``(B, Q, C, H, W)`` -> flattened features ``(B, Q, F)``."""
-        activations, n_networks = self._stack(queries)
-        for layer, (weight, bias) in enumerate(network.convs):
+        return self._features(network.convs, queries)
+
+    def _over_shifts(self, convs: list[tuple[Tensor, Tensor]], support: Tensor, features: Tensor) -> Tensor:
+        """The mean of ``features`` ``(B, S, F)`` of the support and of those that it has shifted, edges repeated."""
+        by, height, width = self.config.shifted_support, *support.shape[-2:]
+        padded = F.pad(support.flatten(0, 1), (by, by, by, by), mode="replicate").unflatten(0, support.shape[:2])
+        corners = ((0, by), (2 * by, by), (by, 0), (by, 2 * by))
+        shifted = (padded[..., top : top + height, left : left + width] for top, left in corners)
+        others = [self._features(convs, images) for images in shifted]  # one after another: no more memory than one
+        return torch.stack([features, *others]).mean(0)
+
+    def _features(self, convs: list[tuple[Tensor, Tensor]], images: Tensor) -> Tensor:
+        activations, n_networks = self._stack(images)
+        for layer, (weight, bias) in enumerate(convs):
             raw = self._convolve(activations, weight, bias)
             if self.config.normalisation == "query":
                 gamma, beta = self.gammas[layer].repeat(n_networks), self.betas[layer].repeat(n_networks)
                 raw = F.batch_norm(raw, None, None, gamma, beta, training=True, eps=EPS)
             activations = self._activate(raw)
-        return self._unstack(activations, len(queries))
+        return self._unstack(activations, len(images))
 
     def _stack(self, images: Tensor) -> tuple[Tensor, int]:
         """Images ``(B, N, C, H, W)`` as activations, and how many different convolutional networks run on them.

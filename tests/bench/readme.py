@@ -116,7 +116,7 @@ def accuracy() -> str:
     lines = [
         "**Accuracy**, % on classes kept out of training, mean and 95 % interval over episodes; support and query "
         "disjoint, every image answered on its own. From images, behind the stroke: nearest centroid on the same "
-        "features; more controls, and pixels alone, are in the cards. The column that is named transductive is the "
+        "features, of the same mirrored and shifted images where the generator sees such; more controls, and pixels alone, are in the cards. The column that is named transductive is the "
         "paper's protocol: each layer normalised with the statistics of all queries of a task at once; empty where "
         "tasks share their convolutions, or not measured yet:",
         "",
@@ -194,7 +194,9 @@ def tasks_of(evaluation: dict[str, Any]) -> tuple[str, ...]:
 
 
 def beside_centroids(column: dict[str, Any]) -> str:
-    return f"{interval(column['accuracy']['generated'])} / {column['accuracy']['nearest_centroid']['mean']:.1f}"
+    accuracy = column["accuracy"]
+    centroids = accuracy.get("nearest_centroid_of_views", accuracy["nearest_centroid"])
+    return f"{interval(accuracy['generated'])} / {centroids['mean']:.1f}"
 
 
 def table(evaluated: Sequence[tuple[str, dict[str, Any]]], controls: dict[str, str]) -> list[str]:

@@ -105,14 +105,14 @@ def create(server: Server, subject: Subject, model: Path) -> str:
 
 
 def beside_raw(bench: Bench, ours: Served, model: Path, device: str = "cpu") -> Figures:
-    """The raw loop and the service by turns: at saturation, then one image at a time."""
+    """The raw loop and the service by turns, each at saturation and one image at a time."""
     raws, runs, alone = [], [], []
     command = [sys.executable, "-m", "tests.bench.raw", "--model", str(model), "--device", device]
     given = json.dumps({"bodies": [str(body) for body in ours.bodies]})
     for _ in range(bench.rounds):
         raws.append(answer_of([*command, "--seconds", "1" if bench.quick else "3"], stdin=given))
+        alone.append(load(bench, ours, n_connections=1))  # the raw loop ends with one image at a time, too
         runs.append(load(bench, ours))
-        alone.append(load(bench, ours, n_connections=1))
     return {
         "raw_per_s": statistics.median(raw["images_per_s"] for raw in raws),
         "raw_call_ms": statistics.median(raw["call_p50_ms"] for raw in raws),

@@ -26,7 +26,7 @@ CONFIG = HyperTransformerConfig(
     channels=4, n_transformer_layers=1, n_heads=2, token_dim=16, label_dim=8, image_embedding_dim=8,
     activation_embedding_dim=8, max_classes=12,
 )  # fmt: skip
-EXPORTED = replace(CONFIG, n_conv_layers=3, n_generated_layers=4, pooling="ceil")
+EXPORTED = replace(CONFIG, n_conv_layers=3, n_generated_layers=4, pooling="ceil", shifted_support=2)
 """Three convolutions, all written, the last pooled from 7 to 4 wide: exported in seconds."""
 
 

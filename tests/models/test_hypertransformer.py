@@ -26,6 +26,7 @@ VARIANTS = {
     "logits alone, base": replace(CONFIG, n_generated_layers=1, normalisation="base"),
     "logits alone, support": replace(CONFIG, n_generated_layers=1),
     "borders pooled": replace(CONFIG, pooling="ceil"),
+    "shifted": replace(CONFIG, shifted_support=3),
     "features of unit length, mirrored": replace(
         CONFIG, n_generated_layers=1, normalisation="base", unit_features=True, mirrored_support=True
     ),
@@ -160,6 +161,31 @@ def test_mirrored_support_is_as_good_as_further_images() -> None:
     assert_equal(mirrored.classify(network, given.queries), expected)
     assert attention.shape == (2, 3, given.labels.shape[1])
     assert_equal(attention.sum(-1), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("normalisation", ["support", "base"])
+def test_features_of_the_support_are_means_over_its_shifts(normalisation: Any) -> None:
+    """Of a model as it starts, whose logits layer is made of the attended features alone."""
+    torch.manual_seed(0)
+    config = replace(CONFIG, normalisation=normalisation, shifted_support=2)
+    model, given = HyperTransformer(config).eval(), small.tasks(config)
+    shifts = []
+    for rows, columns in ((-2, 0), (2, 0), (0, -2), (0, 2), (0, 0)):
+        at = [(torch.arange(config.image_size) + by).clamp(0, config.image_size - 1) for by in (rows, columns)]
+        shifts.append(given.support[..., at[0][:, None], at[1]])
+    with torch.no_grad():
+        network, attentions = model.generate_with_attention(given.support, given.labels, given.slots)
+        features = torch.stack([model.features(network, images) for images in shifts]).mean(0)
+        expected = 2 * model.logits.log_metric.exp() * (attentions[-1] @ features)
+    assert_equal(network.logits[0], expected)
+
+
+def test_training_sees_support_images_as_they_are() -> None:
+    plain, shifted = (small.model(replace(CONFIG, shifted_support=value)) for value in (0, 3))
+    given = small.tasks()
+    as_trained, as_used = answers(shifted.train(), given), answers(shifted.eval(), given)
+    torch.testing.assert_close(as_trained, answers(plain, given), rtol=0, atol=0)
+    assert not torch.allclose(as_used, as_trained)
 
 
 def test_a_model_starts_with_zero_differences() -> None:

@@ -23,6 +23,7 @@ from models.runtime import make_session, run
 from models.task import Pixels, TaskSpec, canonical_order
 from models.text import Encoders
 from models.unlabeled import absorb
+from models.views import views_of
 
 Weights = dict[str, NDArray[np.generic]]
 Codes = Mapping[str, NDArray[np.float32]]
@@ -144,10 +145,14 @@ class OnnxGenerator:
     def _features_by(
         self, meta_model: MetaModel, written: Mapping[str, NDArray[np.float32]], pixels: Pixels, *, n_classes: int
     ) -> Rows:
-        """Features (S, F) of images by the network that was written for a task."""
-        skeleton = skeleton_for(meta_model.read("skeleton.onnx"), meta_model.manifest, n_classes)
+        """Features (S, F) of support images by the network that was written for a task: means over their views."""
+        manifest = meta_model.manifest
+        skeleton = skeleton_for(meta_model.read("skeleton.onnx"), manifest, n_classes)
         weights = meta_model.weights(written)
-        return _features(make_session(skeleton, weights, providers=self._providers, n_threads=self._n_threads), pixels)
+        session = make_session(skeleton, weights, providers=self._providers, n_threads=self._n_threads)
+        views = views_of(pixels, shift=manifest.shifted_support, mirrored=manifest.mirrored_support)
+        features: Rows = np.mean([_features(session, view) for view in views], axis=0)
+        return features
 
     def _session(self, meta_model: MetaModel) -> ort.InferenceSession:
         return self._made_once(meta_model.digest, lambda: (meta_model.read("generator.onnx"), {}))

@@ -84,6 +84,9 @@ class Manifest(BaseModel):
     """How much the written logits count where the classification layer is fitted to the images (``models.refine``)."""
     unlabeled_sharpness: float | None = Field(default=None, gt=0)
     """How sharply unlabelled images are told apart where they move the logits layer (``models.unlabeled``)."""
+    mirrored_support: bool = False
+    shifted_support: int = Field(default=0, ge=0)
+    """How its generator sees each support image beside as it is (``models.views``)."""
     temperature: float = Field(gt=0)
     """Of the logits of two classes without images (``temperature_for``)."""
     temperature_by_images: float = Field(default=0.0, ge=-1, le=1)

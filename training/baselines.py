@@ -10,21 +10,6 @@ from numpy.typing import NDArray
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
-Pixels = NDArray[np.uint8]
-
-
-def views_of(images: Pixels, *, shift: int, mirrored: bool) -> list[Pixels]:
-    """Support images ``(S, H, W, C)`` in each way that a generator may see them (``models.methods.hypertransformer``).
-
-    As they are, mirrored, then both shifted by ``shift`` px up, down, left and right, the edge repeated.
-    """
-    height, width = images.shape[1:3]
-    views = [images, images[:, :, ::-1]] if mirrored else [images]
-    if shift:
-        padded = [np.pad(view, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge") for view in views]
-        corners = ((0, shift), (2 * shift, shift), (shift, 0), (shift, 2 * shift))
-        views += [view[:, top : top + height, left : left + width] for view in padded for top, left in corners]
-    return [np.ascontiguousarray(view) for view in views]
 
 
 def nearest_centroid(support: Features, labels: Labels, queries: Features) -> Labels:

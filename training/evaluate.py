@@ -6,7 +6,6 @@ the service does. Support and query are disjoint (the sampler asserts it) and ev
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -23,8 +22,9 @@ from models.graph import FEATURES, INPUT, LOGITS, skeleton_for
 from models.metamodel import MetaModel
 from models.runtime import make_session
 from models.task import ClassSpec, TaskSpec
+from models.views import views_of
 from training import calibration, metrics
-from training.baselines import logistic_regression, nearest_centroid, views_of
+from training.baselines import logistic_regression, nearest_centroid
 from training.calibration import Answered, Calibration
 from training.data.folders import ImageSet
 from training.episodes import Episode, EpisodeShape, drawable, sample
@@ -46,7 +46,6 @@ class Evaluator:
         self._agnostic: Tensors = {}
         written = (spec for spec in meta_model.manifest.tensors.values() if spec.source == "bundle")
         self._writes_convolutions = any(len(spec.shape) == 4 for spec in written)
-        self._config = _model_config(meta_model)
 
     def answer(
         self, episode: Episode, rng: np.random.Generator, *, controls: bool
@@ -98,16 +97,14 @@ class Evaluator:
             ),
             "pixels_nearest_centroid": nearest_centroid(_flat(pixels[episode.support]), labels, _flat(queries)),
         }
-        if len(views := self._views(pixels[episode.support])) > 1:
+        manifest = self.meta_model.manifest
+        views = views_of(pixels[episode.support], shift=manifest.shifted_support, mirrored=manifest.mirrored_support)
+        if len(views) > 1:
             seen = np.mean([self._run(written, n_way, view)[1] for view in views], axis=0)
             found["nearest_centroid_of_views"] = nearest_centroid(seen, labels, features)
         if self._writes_convolutions:
             found["transductive"] = self._transductive(episode, written)
         return found
-
-    def _views(self, support: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        shift, mirrored = self._config.get("shifted_support", 0), self._config.get("mirrored_support", False)
-        return views_of(support, shift=shift, mirrored=mirrored)
 
     def _transductive(self, episode: Episode, written: Tensors) -> NDArray[np.int64]:
         """What is predicted with the query batch's statistics, the paper's way."""
@@ -212,14 +209,6 @@ def column(
         **figures,
         "chance": round(100 / shape.n_way, 2),
     }
-
-
-def _model_config(meta_model: MetaModel) -> dict[str, Any]:
-    """What was trained, as the export says; empty where its evaluation.json was left out."""
-    path = meta_model.folder / "evaluation.json"
-    training: dict[str, Any] = json.loads(path.read_text()).get("training", {}) if path.is_file() else {}
-    config: dict[str, Any] = training.get("config", {}).get("model", {})
-    return config
 
 
 def _flat(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

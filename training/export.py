@@ -138,6 +138,8 @@ def _draft_hypertransformer(path: Path, name: str, dataset: Dataset, summary: st
         max_images=MAX_IMAGES,
         accepts_unlabeled=True,
         unlabeled_sharpness=header["config"].get("unlabeled_sharpness"),
+        mirrored_support=model.config.mirrored_support,
+        shifted_support=model.config.shifted_support,
         temperature=1.0,
         abstain_below=0.0,
         tensors=export_hypertransformer.tensor_specs(model.config),

@@ -81,6 +81,7 @@ def manifest(config: HyperTransformerConfig = EXPORTED, **changes: object) -> Ma
     return Manifest(
         name="small", method="hypertransformer", summary="A test.", domain="drawings", max_classes=config.max_classes,
         max_images=100, preprocess=PreprocessSpec(config.image_size, 1, "pad", True), accepts_unlabeled=True,
+        mirrored_support=config.mirrored_support, shifted_support=config.shifted_support,
         temperature=1.5, abstain_below=0.4, tensors=tensor_specs(config), files={},
     ).model_copy(update=changes)  # fmt: skip
 

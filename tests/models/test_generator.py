@@ -96,6 +96,14 @@ def test_unlabelled_images_move_the_logits_layer_alone(exported: MetaModel) -> N
     assert all((written[name] == same[name]).all() for name in written)
 
 
+def test_they_move_it_by_what_the_generator_sees(exported: MetaModel) -> None:
+    """Which is each image where it is and shifted."""
+    spec, plain = small.spec(n_unlabeled=3), narrower(exported, unlabeled_sharpness=20.0, shifted_support=0)
+    seen = narrower(exported, unlabeled_sharpness=20.0)
+    one, other = (small.stored(meta_model, spec).tensors["logits.weight"] for meta_model in (plain, seen))
+    assert (one != other).any()
+
+
 def test_with_unlabelled_images_the_order_of_classes_changes_no_answer(exported: MetaModel) -> None:
     spec, sharp = small.spec(n_unlabeled=3), narrower(exported, unlabeled_sharpness=20.0)
     listed = replace(spec, classes=spec.classes[::-1])

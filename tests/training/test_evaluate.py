@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from models.graph import INPUT, LOGITS, self_contained
 from models.metamodel import MetaModel
 from models.task import ClassSpec, TaskSpec
 from tests.models import small as small_models
-from tests.models.small import EXPORTED
 from tests.service import centroids
 from training import evaluate as evaluation
 from training.card import CONTROLS
@@ -35,14 +33,9 @@ def _few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def column(exported: MetaModel, drawings: ImageSet) -> dict:
-    path = exported.folder / "evaluation.json"
-    path.write_text(json.dumps({"training": {"config": {"model": asdict(EXPORTED)}}}))
-    try:
-        with pytest.MonkeyPatch.context() as changed:
-            changed.setattr(evaluation, "N_AGNOSTIC", 5)
-            return evaluate(exported, drawings, SHAPE, n_episodes=12, seed=4, progress=False)
-    finally:
-        path.unlink()
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(evaluation, "N_AGNOSTIC", 5)
+        return evaluate(exported, drawings, SHAPE, n_episodes=12, seed=4, progress=False)
 
 
 def test_a_column_has_every_control_and_says_how_to_repeat_it(

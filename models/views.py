@@ -1,0 +1,25 @@
+"""The ways in which a generator sees each support image: as it is, mirrored, shifted.
+
+A HyperTransformer makes them itself, inside its graph (``mirrored_support``, ``shifted_support``); here they are for
+what follows its forward pass, and for controls.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.task import Pixels
+
+
+def views_of(images: Pixels, *, shift: int, mirrored: bool) -> list[Pixels]:
+    """Support images ``(S, H, W, C)`` in each way that a generator sees them.
+
+    As they are, mirrored, then both shifted by ``shift`` px up, down, left and right, the edge repeated.
+    """
+    height, width = images.shape[1:3]
+    views = [images, images[:, :, ::-1]] if mirrored else [images]
+    if shift:
+        padded = [np.pad(view, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge") for view in views]
+        corners = ((0, shift), (2 * shift, shift), (shift, 0), (shift, 2 * shift))
+        views += [view[:, top : top + height, left : left + width] for view in padded for top, left in corners]
+    return [np.ascontiguousarray(view) for view in views]

@@ -2,7 +2,7 @@
 
     echo '{"bodies": ["IMAGE", ...]}' | python -m tests.bench.raw --model MODEL [--threads N] [--seconds S] [--device D]
 
-Tries batches of several sizes and keeps the best. Prints JSON: images a second, and the median ms of one image alone.
+Tries batches of several sizes and keeps the best. Prints JSON: images a second, and that batch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
 import threading
 import time
@@ -41,18 +40,6 @@ def images_per_s(classifier: Classifier, bodies: list[bytes], n_batch: int, n_th
     return sum(done) / (time.perf_counter() - started)
 
 
-def call_ms(classifier: Classifier, bodies: list[bytes], seconds: float) -> float:
-    """One image alone, one after another: decoding and running."""
-    times_ms, until = [], time.perf_counter() + seconds
-    for body in cycle(bodies):
-        started = time.perf_counter()
-        classifier.answers([body])
-        times_ms.append(1e3 * (time.perf_counter() - started))
-        if started > until:
-            return statistics.median(times_ms)
-    raise ValueError("no images")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
@@ -65,8 +52,7 @@ def main() -> None:
     classifier.answers(bodies[:1])
     rates = {n: images_per_s(classifier, bodies, n, args.threads, args.seconds) for n in BATCHES[args.device]}
     best = max(rates, key=lambda n: rates[n])
-    call = call_ms(classifier, bodies, args.seconds)
-    json.dump({"images_per_s": rates[best], "batch": best, "call_p50_ms": call}, sys.stdout)
+    json.dump({"images_per_s": rates[best], "batch": best}, sys.stdout)
 
 
 if __name__ == "__main__":

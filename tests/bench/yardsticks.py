@@ -16,8 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.device import providers_on
 from models.metamodel import ZOO
 from tests.bench import networks
+from tests.bench.alone import one_at_a_time
+from tests.bench.classifier import Classifier
 from tests.bench.measure import N_CONNECTIONS, Bench, Figures, answer_of, load_on, percentile, rate, write_images
 from tests.bench.photographs import photograph
 from tests.bench.server import Server, free_port, post, process, service
@@ -105,20 +108,23 @@ def create(server: Server, subject: Subject, model: Path) -> str:
 
 
 def beside_raw(bench: Bench, ours: Served, model: Path, device: str = "cpu") -> Figures:
-    """The raw loop and the service by turns, each at saturation and one image at a time."""
-    raws, runs, alone = [], [], []
+    """The raw loop and the service by turns at saturation; then one image at a time."""
+    raws, runs = [], []
     command = [sys.executable, "-m", "tests.bench.raw", "--model", str(model), "--device", device]
     given = json.dumps({"bodies": [str(body) for body in ours.bodies]})
     for _ in range(bench.rounds):
         raws.append(answer_of([*command, "--seconds", "1" if bench.quick else "3"], stdin=given))
-        alone.append(load(bench, ours, n_connections=1))  # the raw loop ends with one image at a time, too
         runs.append(load(bench, ours))
+    client, images = Client(ours.server.port), [body.read_bytes() for body in ours.bodies[:10]]
+
+    def ask(image: bytes) -> None:
+        client.send("POST", ours.path, image, ours.media_type)
+
     return {
         "raw_per_s": statistics.median(raw["images_per_s"] for raw in raws),
-        "raw_call_ms": statistics.median(raw["call_p50_ms"] for raw in raws),
-        **summary(runs, alone),
         "of_raw": statistics.median(rate(a) / b["images_per_s"] for a, b in zip(runs, raws, strict=True)),
-        "overhead_ms": statistics.median(p50(a) - b["call_p50_ms"] for a, b in zip(alone, raws, strict=True)),
+        **summary(runs),
+        **one_at_a_time(bench, Classifier(model, providers_on(device)), images, ask),
     }
 
 
@@ -137,7 +143,9 @@ def beside_peer(bench: Bench, ours: Served, peer: str, model: Path) -> Figures:
                     alone.append(load(bench, theirs, n_connections=1))
         ratio = statistics.median(rate(a) / max(rate(b), 1e-9) for a, b in zip(mine, them, strict=True))
         p99_ratio = percentile(latencies(mine), 99) / percentile(latencies(them), 99)
-        found.append({**summary(them, alone), "ratio": ratio, "p99_ratio": p99_ratio, "n_workers": n_workers})
+        alone_ms = statistics.median(percentile(run["latencies_ms"], 50) for run in alone)
+        figures = {"alone_p50_ms": alone_ms, "ratio": ratio, "p99_ratio": p99_ratio, "n_workers": n_workers}
+        found.append(summary(them) | figures)
     return max(found, key=lambda figures: float(figures["per_s"]))
 
 
@@ -151,22 +159,17 @@ def load(bench: Bench, served: Served, n_connections: int = N_CONNECTIONS) -> Fi
     return load_on(served.server, [served.path], served.bodies, bench, n_connections=n_connections, media_type=kind)
 
 
-def summary(runs: Sequence[Figures], alone: Sequence[Figures]) -> Figures:
+def summary(runs: Sequence[Figures]) -> Figures:
     return {
         "per_s": statistics.median(rate(run) for run in runs),
         "p50_ms": percentile(latencies(runs), 50),
         "p99_ms": percentile(latencies(runs), 99),
-        "alone_p50_ms": statistics.median(p50(run) for run in alone),
-        "n_errors": sum(run["n_errors"] for run in [*runs, *alone]),
+        "n_errors": sum(run["n_errors"] for run in runs),
     }
 
 
 def latencies(runs: Sequence[Figures]) -> list[float]:
     return [ms for run in runs for ms in run["latencies_ms"]]
-
-
-def p50(run: Figures) -> float:
-    return percentile(run["latencies_ms"], 50)
 
 
 def has_peer(bench: Bench, peer: str) -> bool:

@@ -235,7 +235,6 @@ def run(names: Sequence[str], meta_model: MetaModel, *, quick: bool, peers: Path
     results: Figures = {
         "command": "make bench",
         "meta_model": meta_model.name,
-        "meta_model_digest": meta_model.digest,
         "n_classes": N_CLASSES,
         "quick": quick,
         "hardware": hardware(),
@@ -244,7 +243,8 @@ def run(names: Sequence[str], meta_model: MetaModel, *, quick: bool, peers: Path
         for name in names:
             print(f"{name} ...", file=sys.stderr, flush=True)
             before = processor_time()
-            results[name] = PARTS[name](Bench(Path(folder), meta_model, quick, peers))
+            figures = PARTS[name](Bench(Path(folder), meta_model, quick, peers))
+            results[name] = figures | {"meta_model_digest": meta_model.digest}
             if before and (after := processor_time()):
                 worked, stolen = (now - then for now, then in zip(after, before, strict=True))
                 results[name]["stolen"] = round(stolen / max(worked + stolen, 1e-9), 3)
@@ -252,9 +252,9 @@ def run(names: Sequence[str], meta_model: MetaModel, *, quick: bool, peers: Path
 
 
 def kept(results: Figures) -> Figures:
-    """The saved parts that were not measured anew; none of them where they are of another machine or meta-model."""
+    """The saved parts that were not measured anew, if they are of this machine; each says with which export it was."""
     saved: Figures = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    same = all(saved.get(name) == results[name] for name in ("hardware", "meta_model_digest", "quick"))
+    same = all(saved.get(name) == results[name] for name in ("hardware", "meta_model", "quick"))
     return saved if same else {}
 
 

@@ -240,10 +240,19 @@ def speed() -> str:
         "",
         *in_integers(),
         *stolen(results),
+        *earlier(results),
         *(f"Not measured: {part}, {results[part]['skipped']}" for part in PARTS if "skipped" in results.get(part, {})),
         "",
     ]
     return "\n".join(lines)
+
+
+def earlier(results: dict[str, Any]) -> list[str]:
+    """Which parts were measured with another export of the meta-model than the one in the zoo."""
+    name = results["meta_model"]
+    now = metamodel.load(metamodel.ZOO / name).digest
+    parts = [part for part in PARTS if results.get(part, {}).get("meta_model_digest", now) != now]
+    return [f"Measured with an export of {name} before the one in the zoo: {', '.join(parts)}.", ""] if parts else []
 
 
 def stolen(results: dict[str, Any]) -> list[str]:

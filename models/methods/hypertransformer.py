@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from models.nn.conv4 import Pooling, pooled_size, unit
 from models.nn.transformer import Block
+from models.views import corners_of
 
 EPS = 1e-5
 
@@ -337,8 +338,7 @@ class HyperTransformer(nn.Module):
         """The mean of ``features`` ``(B, S, F)`` of the support and of those that it has shifted, edges repeated."""
         by, height, width = self.config.shifted_support, *support.shape[-2:]
         padded = F.pad(support.flatten(0, 1), (by, by, by, by), mode="replicate").unflatten(0, support.shape[:2])
-        corners = ((0, by), (2 * by, by), (by, 0), (by, 2 * by))
-        shifted = (padded[..., top : top + height, left : left + width] for top, left in corners)
+        shifted = (padded[..., top : top + height, left : left + width] for top, left in corners_of(by))
         others = [self._features(convs, images) for images in shifted]  # one after another: no more memory than one
         return torch.stack([features, *others]).mean(0)
 

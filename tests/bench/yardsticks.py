@@ -145,7 +145,7 @@ def beside_peer(bench: Bench, ours: Served, peer: str, model: Path) -> Figures:
         p99_ratio = percentile(latencies(mine), 99) / percentile(latencies(them), 99)
         alone_ms = statistics.median(percentile(run["latencies_ms"], 50) for run in alone)
         figures = {"alone_p50_ms": alone_ms, "ratio": ratio, "p99_ratio": p99_ratio, "n_workers": n_workers}
-        found.append(summary(them) | figures)
+        found.append(summary(them) | figures | {"n_errors": sum(run["n_errors"] for run in [*them, *alone])})
     return max(found, key=lambda figures: float(figures["per_s"]))
 
 

@@ -70,7 +70,8 @@ def check_exported(exported: bytes, queries: list[bytes], answers: list[dict[str
     rows = session.run(["probabilities"], {"pixels": np.stack([to_pixels(query, spec) for query in queries])})[0]
     for row, answer in zip(rows, answers, strict=True):
         assert names[int(row.argmax())] == answer["label"]
-        np.testing.assert_allclose([answer["probabilities"][name] for name in names], row, atol=5e-5)
+        found = [answer["probabilities"][name] for name in names]
+        np.testing.assert_allclose(found, row, atol=5e-5)  # logits are up to 260, where float32 steps are 3e-5
 
 
 def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:

@@ -84,9 +84,9 @@ SHIFT = 3
 """Of support drawings of 28 px; 2 gained less, 4 half as much (docs/decisions.md)."""
 
 
-def omniglot(channels: int, *, n_steps: int, pooling: Pooling = "floor") -> Config:
+def omniglot(channels: int, *, n_steps: int, pooling: Pooling = "floor", shift: int = 0) -> Config:
     """Drawn characters, every layer written, normalised by the support set; the whole mixture of tasks."""
-    model = HyperTransformerConfig(channels=channels, n_transformer_layers=3, pooling=pooling, shifted_support=SHIFT)
+    model = HyperTransformerConfig(channels=channels, n_transformer_layers=3, pooling=pooling, shifted_support=shift)
     validation = replace(ONE_SHOT, n_query=3)
     return Config(
         model, "omniglot", ANY_SHOT, validation, n_steps, train_size=_sharp(model), turned=True,
@@ -107,22 +107,21 @@ def omniglot_wide(channels: int, *, n_steps: int, pooling: Pooling = "floor") ->
 def omniglot_4_five_shot(n_generated_layers: int) -> Config:
     """The paper's Table 4: 4 channels, 5 shots, where generating every layer shows."""
     config = omniglot(4, n_steps=3000)
-    model = replace(config.model, n_generated_layers=n_generated_layers, shifted_support=0)
+    model = replace(config.model, n_generated_layers=n_generated_layers)
     shapes, validation = ((1.0, FIVE_SHOT),), replace(FIVE_SHOT, n_query=3)
     return replace(config, model=model, shapes=shapes, validation=validation, unlabeled_sharpness=None)
 
 
 def omniglot_unlabeled() -> Config:
     """1-shot with 4 unlabelled images a class, half of the steps; the other half without, for comparison."""
-    config, shapes = omniglot(8, n_steps=3000), ((0.5, ONE_SHOT), (0.5, replace(ONE_SHOT, n_unlabeled=4)))
-    model = replace(config.model, shifted_support=0)
-    return replace(config, model=model, shapes=shapes, validation=replace(ONE_SHOT, n_unlabeled=4))
+    shapes = ((0.5, ONE_SHOT), (0.5, replace(ONE_SHOT, n_unlabeled=4)))
+    return replace(omniglot(8, n_steps=3000), shapes=shapes, validation=replace(ONE_SHOT, n_unlabeled=4))
 
 
 def omniglot_transductive() -> Config:
     """The paper's query-batch normalisation, for comparison only: predictions depend on the other queries."""
     config = omniglot(8, n_steps=3000)
-    model = replace(config.model, normalisation="query", shifted_support=0)
+    model = replace(config.model, normalisation="query")
     return replace(config, model=model, shapes=((1.0, ONE_SHOT),))
 
 
@@ -157,9 +156,9 @@ def cifar_fs() -> Config:
 
 CONFIGS: dict[str, Callable[[], Config]] = {
     "omniglot-4": lambda: omniglot(4, n_steps=4000),
-    "omniglot-8": lambda: omniglot(8, n_steps=4000, pooling="ceil"),
+    "omniglot-8": lambda: omniglot(8, n_steps=4000, pooling="ceil", shift=SHIFT),
     "omniglot-8-floor": lambda: omniglot(8, n_steps=5000),
-    "omniglot-16": lambda: omniglot(16, n_steps=4000),
+    "omniglot-16": lambda: omniglot(16, n_steps=4000, shift=SHIFT),
     "omniglot-32": lambda: omniglot_wide(32, n_steps=2600, pooling="ceil"),
     "omniglot-64": lambda: omniglot_wide(64, n_steps=3600, pooling="ceil"),
     "omniglot-4-5shot-all": lambda: omniglot_4_five_shot(5),

@@ -22,7 +22,7 @@ demo: $(BASE)
 	@exec $(BIN)/python -m service.demo
 
 test: $(FULL)
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal $(PYTEST_ARGS)
 
 check: $(FULL)
 	$(BIN)/ruff check $(CODE)

@@ -12,13 +12,14 @@ import re
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import Unavailable
 from service.settings import InvalidSettings
+from service.stores.in_use import use
 from service.stores.sqlite_schema import (
     BROKEN,
     FIXED,
@@ -68,21 +69,21 @@ class Recovered:
 def recover(state_dir: Path) -> list[Recovered]:
     """Mend the files of an embedded store that are damaged; those that are whole are left alone.
 
-    Raises InvalidSettings where there is no store.
+    Raises InvalidSettings where there is no store, Unavailable where a service runs on it.
     """
     if not any((state_dir / name).exists() for name in (TASKS_FILE, KEYS_FILE)):
         message = f"There is no store in {state_dir}; name its folder with --state-dir or CLASSMITH_STATE_DIR."
         raise InvalidSettings(message)
-    found = []
-    for name, mend in ((TASKS_FILE, _mend_tasks), (KEYS_FILE, _set_aside)):
-        path = state_dir / name
-        try:
-            check(path)
-        except Unavailable:
-            found.append(mend(path))
-        else:
-            found.append(Recovered(name, "", 0, []))
-    return found
+    with use(state_dir, alone=True):
+        return [_mended(state_dir / name, mend) for name, mend in ((TASKS_FILE, _mend_tasks), (KEYS_FILE, _set_aside))]
+
+
+def _mended(path: Path, mend: Callable[[Path], Recovered]) -> Recovered:
+    try:
+        check(path)
+    except Unavailable:
+        return mend(path)
+    return Recovered(path.name, "", 0, [])
 
 
 def _mend_tasks(path: Path) -> Recovered:

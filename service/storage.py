@@ -23,6 +23,7 @@ from service.observability.tracing import NO_TRACING, Attributes, Tracing
 from service.ports import BundleStore, Generation, TaskStore
 from service.settings import Settings
 from service.stores.files import FileBundleStore
+from service.stores.in_use import use
 from service.stores.redis import RedisTaskStore
 from service.stores.redis_bundles import RedisBundleStore
 from service.stores.redis_client import connect, durability_problems
@@ -102,6 +103,7 @@ def open_storage(
 
 def _embedded(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator) -> Storage:
     folder = settings.state_dir
+    used = use(folder)
     tasks = SqliteTaskStore(folder / TASKS_FILE)
     bundles = FileBundleStore(folder / "bundles", settings.bundle_bytes)
     keys = SqliteIdempotencyStore(folder / KEYS_FILE, keep_s=settings.idempotency_s)
@@ -112,7 +114,7 @@ def _embedded(settings: Settings, catalogue: Catalogue, generator: OnnxGenerator
         keys,
         generation,
         _preparation(generator, catalogue),
-        (generation.close, bundles.close, tasks.close),
+        (generation.close, bundles.close, tasks.close, used.close),
         generator,
     )
 

@@ -111,7 +111,7 @@ CREATE: dict[str, Any] = {
     "responses": {
         200: {"description": "It was there already.", "model": TaskOut, "headers": LOCATION},
         201: {"description": "It was made.", "model": TaskOut, "headers": LOCATION},
-        202: {"description": "It is still being made.", "model": TaskOut, "headers": LOCATION},
+        202: {"description": "It is still being made, or failed at once.", "model": TaskOut, "headers": LOCATION},
         **_problems(
             _413="Over a limit.",
             _415="Not a body, or not an image, that is taken.",

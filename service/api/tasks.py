@@ -40,6 +40,9 @@ async def create(request: Request) -> Response:
     asked = await read_task(request, here.settings)
     await bodies.check_pixels([image.data for image in asked.images], here.settings)
     creation = await here.tasks.create(tenant, asked, wait_s=wait_s, key=key, max_tasks=max_tasks(request))
+    if creation.record.state == "failed" and wait_s > 0:  # who doesn't wait follows the task, and is told there
+        record = creation.record
+        raise GenerationFailed(f"{record.error} The task is kept as {record.id}; the same request tries again.")
     return _created(request, creation, applied)
 
 
@@ -138,16 +141,14 @@ def _idempotency_key(request: Request) -> str | None:
 
 
 def _created(request: Request, creation: Creation, applied: str | None) -> Response:
-    """201 made, 200 known, 202 still being made."""
+    """201 made, 200 known, 202 still being made, or failed before an answer that was not to wait."""
     record = creation.record
-    if record.state == "failed":
-        raise GenerationFailed(f"{record.error} The task is kept as {record.id}; the same request tries again.")
-    finished = record.state == "ready"
-    response = _answer(request, record, (201 if creation.made else 200) if finished else 202)
+    status = (201 if creation.made else 200) if record.state == "ready" else 202
+    response = _answer(request, record, status)
     response.headers["Location"] = f"{_root(request)}/tasks/{record.id}"
     if applied:
         response.headers["Preference-Applied"] = applied
-    if not finished:
+    if record.state not in FINISHED:
         response.headers["Retry-After"] = "1"
     return response
 

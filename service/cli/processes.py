@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from models.errors import Unavailable
 from service.cli.output import WRONG_USE, CommandFailed
 from service.settings import InvalidSettings, Settings, misspelt, read_settings
 
@@ -47,3 +48,5 @@ def _run(run: Callable[[Settings], int], asked: argparse.Namespace) -> int:
         return run(read_settings(**given))
     except InvalidSettings as error:
         raise CommandFailed(str(error), WRONG_USE) from error
+    except Unavailable as error:
+        raise CommandFailed(error.message) from error

@@ -32,6 +32,7 @@ from service.serving.direct import DirectProtocol
 from service.serving.supervisor import Supervisor
 from service.settings import InvalidSettings, Settings
 from service.storage import MeasuredGenerator
+from service.stores.in_use import use
 from service.stores.redis import RedisTaskStore
 from service.stores.redis_bundles import RedisBundleStore
 from service.stores.redis_client import connect
@@ -201,8 +202,9 @@ def _check_state_dir(settings: Settings) -> None:
         probe = settings.state_dir / ".writable"
         probe.touch()
         probe.unlink(missing_ok=True)  # another process may be starting, too
-        for name in (TASKS_FILE, KEYS_FILE):
-            check(settings.state_dir / name)
+        with use(settings.state_dir):
+            for name in (TASKS_FILE, KEYS_FILE):
+                check(settings.state_dir / name)
     except OSError as error:
         message = f"CLASSMITH_STATE_DIR {settings.state_dir} cannot be written ({error.strerror}); choose another."
         raise InvalidSettings(message) from error

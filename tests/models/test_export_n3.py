@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from models.runtime import make_session
 from models.task import ClassSpec, TaskSpec
 from tests.models import small_n3
 from tests.models.small_n3 import CONFIG, adapt, pixels, task
+from tests.once import once
 
 HALF_PRECISION = 5e-3
 """Of logits, relative to the largest: the base, its bases, codes and rows each rounded to 11 bits."""
@@ -33,13 +35,16 @@ def made() -> N3:
 
 
 @pytest.fixture(scope="module")
-def files(made: N3) -> dict[str, bytes]:
-    return export_files(made)
+def exported(made: N3, tmp_path_factory: pytest.TempPathFactory) -> MetaModel:
+    def make(folder: Path) -> None:
+        metamodel.write(folder / "small-n3", small_n3.manifest(made), export_files(made))
+
+    return metamodel.load(once(tmp_path_factory, "exported-n3", make) / "small-n3")
 
 
 @pytest.fixture(scope="module")
-def exported(made: N3, files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> MetaModel:
-    return metamodel.write(tmp_path_factory.mktemp("zoo") / "small-n3", small_n3.manifest(made), files)
+def files(exported: MetaModel) -> dict[str, bytes]:
+    return {name: exported.read(name) for name in exported.manifest.files}
 
 
 def stored(made: N3, exported: MetaModel, given: small_n3.Task) -> Bundle:

@@ -13,6 +13,7 @@ import pytest
 from models.errors import Unavailable
 from service.recovery import PAGE_BYTES, Recovered, recover
 from service.settings import InvalidSettings
+from service.stores.in_use import use
 from service.stores.sqlite import SqliteTaskStore
 from service.stores.sqlite_schema import KEYS_FILE, TASKS_FILE, check
 from tests.contract.places import record
@@ -60,6 +61,21 @@ def test_a_whole_store_is_left_alone(path: Path) -> None:
     check(path)
     assert recover(path.parent) == [Recovered(TASKS_FILE, "", 0, []), Recovered(KEYS_FILE, "", 0, [])]
     assert path.read_bytes() == before
+
+
+def test_a_store_that_services_run_on_is_not_mended(path: Path) -> None:
+    overwrite(path, 0, bytes(PAGE_BYTES))
+    before = path.read_bytes()
+    with use(path.parent), use(path.parent), pytest.raises(Unavailable, match="stop it first"):
+        recover(path.parent)
+    assert path.read_bytes() == before
+    assert recover(path.parent)[0].n_kept == N_TASKS
+
+
+def test_no_service_starts_on_a_store_that_is_being_mended(path: Path) -> None:
+    with use(path.parent, alone=True), pytest.raises(Unavailable, match="start later"):
+        use(path.parent)
+    use(path.parent).close()
 
 
 def test_each_page_in_turn_overwritten_is_noticed_and_costs_its_own_rows_at_most(path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from models.errors import Busy, GenerationFailed, Unavailable
 from models.generator import OnnxGenerator
 from service.generation.once import LocalGeneration
+from service.ports import TaskRecord
 from service.settings import Settings
 from service.stores.files import FileBundleStore
+from service.tasks import FINISHED, Tasks
 from tests.service import centroids
 from tests.service.live import held_generations, live, problem
 
@@ -77,6 +81,25 @@ def test_a_failed_task_tried_again_is_not_told_by_its_old_end(
                 assert next(lines) == "event: queued"
                 go_on.set()
                 assert [*lines][-1] == "event: ready"
+
+
+@pytest.mark.parametrize("preference", ["respond-async", "wait=0"])
+def test_who_does_not_wait_is_told_by_the_task_that_it_failed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, preference: str
+) -> None:
+    async def late(tasks: Tasks, tenant: str, ident: str, *, look: Any = Tasks.get) -> TaskRecord:
+        while (record := await look(tasks, tenant, ident)).state not in FINISHED:
+            await asyncio.sleep(0.01)
+        return record
+
+    monkeypatch.setattr(OnnxGenerator, "generate", failing)
+    monkeypatch.setattr(Tasks, "get", late)  # it has failed before the answer is written
+    with live(settings) as running:
+        answer = running.http.post("/tasks", json=BODY, headers={"Prefer": preference})
+        assert (answer.status_code, answer.json()["state"]) == (202, "failed")
+        assert "install it" in answer.json()["error"]
+        assert "retry-after" not in answer.headers
+        assert running.http.get(answer.headers["location"]).json() == answer.json()
 
 
 def test_a_classifier_that_cannot_be_made_again_now_is_503_and_answers_later(

@@ -11,6 +11,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from torchvision.datasets.utils import calculate_md5
 
 from service.demo.alphabet import drawing
 from training.cli import main
-from training.data import archives, cifar_fs, imagenet_text, omniglot, tiny_imagenet, zero_shot
+from training.data import archives, awa2, cifar_fs, cub, imagenet_text, omniglot, tiny_imagenet, zero_shot
 from training.data.folders import DataError
 
 
@@ -56,6 +57,35 @@ def test_an_archive_is_fetched_and_unpacked(site: tuple[str, Path], tmp_path: Pa
         archive.writestr("set/classes.txt", "1 antelope\n")
     archives.fetch(f"{url}/set.zip", tmp_path / "data")
     assert zero_shot.read_table(tmp_path / "data" / "set" / "classes.txt") == {"1": "antelope"}
+    (tmp_path / "data" / "set" / "left.txt").touch()
+    archives.fetch(f"{url}/set.zip", tmp_path / "data")
+    assert sorted(path.name for path in (tmp_path / "data").rglob("*")) == ["classes.txt", "set", "set.zip"]
+
+
+@pytest.mark.parametrize(("data_set", "folder"), [(awa2, "Animals_with_Attributes2"), (cub, "CUB_200_2011")])
+def test_what_an_interrupted_unpacking_left_is_no_data_set(
+    site: tuple[str, Path], root: Path, monkeypatch: pytest.MonkeyPatch, data_set: ModuleType, folder: str
+) -> None:
+    url, served = site
+    with zipfile.ZipFile(served / "set.zip", "w") as archive:
+        for name in ("JPEGImages/antelope/1.jpg", "images/1/1.jpg", "classes.txt"):
+            archive.writestr(f"{folder}/{name}", b"1 antelope")
+    monkeypatch.setattr(data_set, "URL", f"{url}/set.zip")
+    monkeypatch.setattr(data_set, "MD5", None, raising=False)
+
+    def interrupted(archive: zipfile.ZipFile, to: str) -> None:
+        archive.extract(archive.namelist()[0], to)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as once:
+        once.setattr(zipfile.ZipFile, "extractall", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            data_set.download(root)
+    with pytest.raises(DataError, match="run `training data"):
+        data_set.source()
+    for _ in range(2):
+        assert data_set.download(root) == data_set.source()
+    assert (data_set.source() / "classes.txt").read_text() == "1 antelope"
 
 
 def test_an_archive_that_cannot_be_had_says_what_to_do(site: tuple[str, Path], tmp_path: Path) -> None:

@@ -13,13 +13,21 @@ from training.data.folders import DataError
 
 
 def fetch(url: str, folder: Path, md5: str | None = None) -> None:
-    """Download an archive with torchvision and unpack it into ``folder``; raises DataError where that fails."""
+    """Download an archive with torchvision and unpack it into ``folder``; raises DataError where that fails.
+
+    What it holds appears there when all of it is unpacked, in place of what is there by the same name.
+    """
     from torchvision.datasets.utils import download_and_extract_archive
 
+    archive = folder / PurePosixPath(url).name
+    partial = _empty_beside(archive)
     try:
-        download_and_extract_archive(url, str(folder), md5=md5)
+        download_and_extract_archive(url, str(folder), str(partial), md5=md5)
+        for member in sorted(partial.iterdir()):
+            _take_place(member, folder / member.name)
+        partial.rmdir()
     except (OSError, RuntimeError, EOFError, BadZipFile, TarError) as error:  # EOFError: gzip, cut short
-        archive, why = folder / PurePosixPath(url).name, " ".join(str(error).split())
+        why = " ".join(str(error).split())
         rest = f"remove {archive} and try again"  # torchvision takes what is there for whole
         by_hand = "download it there yourself and try again"
         raise DataError(f"{url} could not be fetched and unpacked ({why}); {rest}, or {by_hand}.") from error
@@ -28,9 +36,20 @@ def fetch(url: str, folder: Path, md5: str | None = None) -> None:
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
     """An empty folder beside ``folder``, which becomes it at the end; what an interrupted attempt left is removed."""
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = _empty_beside(folder)
+    yield partial
+    partial.rename(folder)
+
+
+def _empty_beside(path: Path) -> Path:
+    partial = path.with_name(f"{path.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
-    yield partial
-    partial.rename(folder)
+    return partial
+
+
+def _take_place(new: Path, path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    new.replace(path)

@@ -50,6 +50,8 @@ def source() -> Path:
 
 
 def download(root: Path) -> Path:
-    """Fetch the archive (13 GB) into ``root/awa2/Animals_with_Attributes2``; needs a network."""
-    archives.fetch(URL, root / NAME)
-    return root / NAME / "Animals_with_Attributes2"
+    """Fetch the archive (13 GB) into ``root/awa2/Animals_with_Attributes2``, if not there; needs a network."""
+    folder = root / NAME / "Animals_with_Attributes2"
+    if not folder.exists():
+        archives.fetch(URL, root / NAME)
+    return folder

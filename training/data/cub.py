@@ -40,6 +40,8 @@ def source() -> Path:
 
 
 def download(root: Path) -> Path:
-    """Fetch the archive (1.1 GB) into ``root/cub/CUB_200_2011``; needs a network."""
-    archives.fetch(URL, root / NAME, MD5)
-    return root / NAME / "CUB_200_2011"
+    """Fetch the archive (1.1 GB) into ``root/cub/CUB_200_2011``, if not there; needs a network."""
+    folder = root / NAME / "CUB_200_2011"
+    if not folder.exists():
+        archives.fetch(URL, root / NAME, MD5)
+    return folder

@@ -15,7 +15,7 @@ FITTED = (
 CONTROLS = {
     "generated": "**written network**",
     "nearest_centroid": "nearest centroid, same features",
-    "nearest_centroid_of_views": "nearest centroid, same features of the same mirrored and shifted images",
+    "nearest_centroid_of_views": "nearest centroid, same features of the same mirrored or shifted images",
     "logistic_regression": "logistic regression, same features",
     "task_agnostic_convolutions_nearest_centroid": "mean written convolutions + nearest centroid",
     "task_agnostic": "task-agnostic (mean of written weights)",

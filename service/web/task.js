@@ -75,6 +75,7 @@ function factsOf(task) {
 
 function actionsOf(parts, task, gone) {
   const remove = h("button", { type: "button", class: "quiet", onclick: () => removeTask(parts, task, gone) }, "Delete");
+  if (task.state === "failed") return [h("a", { href: "#/" }, "Back to the form"), remove]; // it keeps what was given
   if (task.state !== "ready") return [remove];
   const download = h("button", { type: "button", onclick: () => downloadModel(parts, task) }, "Download model.onnx");
   return [download, remove];

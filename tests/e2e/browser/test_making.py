@@ -193,3 +193,9 @@ def test_a_task_that_fails_says_why(page: Page, unsure: Service) -> None:
     expect(page.locator("[data-part=facts]")).to_contain_text("failed")
     task = unsure.http.get(f"/tasks/{page.url.rpartition('/')[2]}").json()
     expect(page.locator("[data-part=failure]")).to_have_text(task["error"])
+    page.get_by_role("link", name="Back to the form").click()
+    for k in range(2):  # nothing is to be given again
+        expect(page.get_by_role("group", name=f"Class {k + 1}", exact=True).get_by_role("textbox").first).to_have_value(
+            f"letter {k}"
+        )
+        expect(page.get_by_role("button", name=f"Remove letter {k} 0.png")).to_be_visible()

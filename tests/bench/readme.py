@@ -116,7 +116,7 @@ def accuracy() -> str:
     lines = [
         "**Accuracy**, % on classes kept out of training, mean and 95 % interval over episodes; support and query "
         "disjoint, every image answered on its own. From images, behind the stroke: nearest centroid on the same "
-        "features, of the same shifted drawings where the generator sees such; more controls, and pixels "
+        "features, of the same mirrored or shifted images where the generator sees such; more controls, and pixels "
         "alone, are in the cards. The column that is named transductive is the paper's protocol: each layer "
         "normalised with the statistics of all queries of a task at once; empty where "
         "tasks share their convolutions, or not measured yet:",

@@ -95,6 +95,8 @@ def test_an_archive_that_cannot_be_had_says_what_to_do(site: tuple[str, Path], t
     (folder / "spoilt.zip").write_bytes(b"other bytes")
     with pytest.raises(DataError, match=r"could not be fetched .*corrupted.*download it there yourself"):
         archives.fetch(f"{url}/spoilt.zip", tmp_path, md5="0" * 32)
+    with pytest.raises(DataError, match="could not be fetched"):
+        archives.fetch(f"{url}/set.zip", folder / "spoilt.zip")  # a file is no place for it
 
 
 @pytest.mark.parametrize("name", ["half.zip", "half.tgz", "half.tar"])

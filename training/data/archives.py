@@ -20,8 +20,8 @@ def fetch(url: str, folder: Path, md5: str | None = None) -> None:
     from torchvision.datasets.utils import download_and_extract_archive
 
     archive = folder / PurePosixPath(url).name
-    partial = _empty_beside(archive)
     try:
+        partial = _empty_beside(archive)
         download_and_extract_archive(url, str(folder), str(partial), md5=md5)
         for member in sorted(partial.iterdir()):
             _take_place(member, folder / member.name)

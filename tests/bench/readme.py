@@ -251,7 +251,8 @@ def earlier(results: dict[str, Any]) -> list[str]:
     """Which parts were measured with another export of the meta-model than the one in the zoo."""
     name = results["meta_model"]
     now = metamodel.load(metamodel.ZOO / name).digest
-    parts = [part for part in PARTS if results.get(part, {}).get("meta_model_digest", now) != now]
+    measured = {part: results[part] for part in PARTS if "skipped" not in results.get(part, {"skipped": ""})}
+    parts = [part for part, figures in measured.items() if figures.get("meta_model_digest", now) != now]
     return [f"Measured with an export of {name} before the one in the zoo: {', '.join(parts)}.", ""] if parts else []
 
 

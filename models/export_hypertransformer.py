@@ -138,6 +138,7 @@ def _target(config: HyperTransformerConfig, n_classes: int) -> Conv4:
         pixel_std=config.pixel_std,
         negative_slope=config.negative_slope,
         pooling=config.pooling,
+        n_poolings=config.n_poolings,
         unit_features=config.unit_features,
     )
 

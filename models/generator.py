@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleHeader
-from models.errors import GenerationFailed, MissingEncoder
+from models.errors import GenerationFailed, MissingEncoder, Unavailable
 from models.feeds import Rows, feature_feeds, token_feeds
 from models.graph import FEATURES, INPUT, skeleton_for
 from models.metamodel import CODES, HEAD, N_CLASSES, Manifest, MetaModel
@@ -57,20 +57,10 @@ class OnnxGenerator:
         manifest = meta_model.manifest
         _check(spec, manifest)
         order = canonical_order(spec)
-        feeds = self.feeds(meta_model, spec, order)
-        names = [name for name, tensor in manifest.tensors.items() if tensor.source == "bundle"]
         try:
-            outputs = self._session(meta_model).run(names, feeds)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            remedy = "check the service's log and memory, and that the meta-model is whole"
-            raise GenerationFailed(f"The generator of {manifest.name} failed ({error}); {remedy}.") from error
-        written = dict(zip(names, outputs, strict=True))
-        if codes is not None:
-            written = {name: tensor for name, tensor in written.items() if not name.endswith(CODES)} | dict(codes)
-        if manifest.refinement is not None and any(c.images for c in spec.classes):
-            written |= self._refined(meta_model, spec, order, feeds, written)
-        if manifest.unlabeled_sharpness is not None and spec.unlabeled:
-            written |= self._with_unlabeled(meta_model, spec, order, written)
+            written = self._written(meta_model, spec, order, codes)
+        except Unavailable as error:  # files that were changed: no wait helps, while this process runs
+            raise GenerationFailed(error.message) from error
         tensors = {
             name: _in_user_order(tensor, order) if _has_class_rows(manifest, name) else tensor
             for name, tensor in written.items()
@@ -88,6 +78,29 @@ class OnnxGenerator:
             return {**self._described(meta_model, spec, order)}
         support, labels = _support(spec, order, unlabeled_slot=meta_model.manifest.max_classes)
         return {"support": support, "labels": labels, "slots": np.arange(len(order), dtype=np.int64)}
+
+    def _written(
+        self, meta_model: MetaModel, spec: TaskSpec, order: Sequence[int], codes: Codes | None
+    ) -> dict[str, NDArray[np.float32]]:
+        """What the network writes for a task's classes in ``order``, ``codes`` in their place."""
+        manifest = meta_model.manifest
+        feeds = self.feeds(meta_model, spec, order)
+        names = [name for name, tensor in manifest.tensors.items() if tensor.source == "bundle"]
+        try:
+            outputs = self._session(meta_model).run(names, feeds)
+        except Unavailable:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            remedy = "check the service's log and memory, and that the meta-model is whole"
+            raise GenerationFailed(f"The generator of {manifest.name} failed ({error}); {remedy}.") from error
+        written = dict(zip(names, outputs, strict=True))
+        if codes is not None:
+            written = {name: tensor for name, tensor in written.items() if not name.endswith(CODES)} | dict(codes)
+        if manifest.refinement is not None and any(c.images for c in spec.classes):
+            written |= self._refined(meta_model, spec, order, feeds, written)
+        if manifest.unlabeled_sharpness is not None and spec.unlabeled:
+            written |= self._with_unlabeled(meta_model, spec, order, written)
+        return written
 
     def _described(self, meta_model: MetaModel, spec: TaskSpec, order: Sequence[int]) -> dict[str, Rows]:
         """Token embeddings of the descriptions and features of the images, as far as the generator takes them."""

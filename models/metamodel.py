@@ -7,7 +7,8 @@
     base.safetensors   the weights all its tasks share (may be empty)
     evaluation.json    figures by the protocol;  CARD.md is rendered from it (neither changes the digest)
 
-A folder is loaded only when every file is there and has its digest: a half-written or altered one is refused.
+A folder is loaded only when every file is there and has its digest: a half-written or altered one is refused. So is a
+file that was changed later, when it is read.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors.numpy import load as load_safetensors
 
 from models.decision import temperature_of
-from models.errors import InvalidMetaModel
+from models.errors import InvalidMetaModel, Unavailable
 from models.preprocess import PreprocessSpec
 
 FORMAT_VERSION: Final = 1
@@ -141,7 +142,7 @@ class MetaModel:
     @cached_property
     def base(self) -> dict[str, NDArray[np.float32]]:
         """The shared weights, float32."""
-        tensors = load_safetensors((self.folder / "base.safetensors").read_bytes())
+        tensors = load_safetensors(self.read("base.safetensors"))
         return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
 
     def weights(self, tensors: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
@@ -174,8 +175,16 @@ class MetaModel:
         return file in self.manifest.files
 
     def read(self, file: str) -> bytes:
-        """One of its files, whole."""
-        return (self.folder / file).read_bytes()
+        """One of its files, whole; raises Unavailable where it is no longer the one that was loaded."""
+        expected = self.manifest.files.get(file)
+        try:
+            data = (self.folder / file).read_bytes()
+        except FileNotFoundError:
+            data = None
+        if data is None or (expected and _sha256(data) != expected):
+            changed = f"{file} of {self.name} was changed since it was loaded (exported again, perhaps)"
+            raise Unavailable(f"{changed}; restart the service, or put that version back.")
+        return data
 
 
 def load(folder: Path) -> MetaModel:

@@ -61,10 +61,8 @@ def to_pixels(data: bytes, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MA
 
 def claimed_pixels(data: bytes) -> int:
     """Width times height by an image's header; 0 where it cannot be read, which decoding says better."""
-    if data.startswith(PNG_HEADER):  # many times faster than opening it
-        return int.from_bytes(data[16:20]) * int.from_bytes(data[20:24])
-    try:
-        width, height = _open(data).size
+    try:  # reading a PNG's size is many times faster than opening it
+        width, height = _png_size(data) if data.startswith(PNG_HEADER) else _open(data).size
     except ClassmithError:
         return 0
     return width * height
@@ -118,7 +116,7 @@ def to_8_bits(image: Image.Image) -> Image.Image:
 
 def _open(data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         if data.startswith(MAGIC) or data[:4] + data[8:12] == b"RIFFWEBP":
             raise BrokenImage(BROKEN_HEADER) from error
@@ -127,6 +125,13 @@ def _open(data: bytes) -> Image.Image:
         raise TooLarge("The image has far too many pixels; scale it down before sending it.") from error
     except Exception as error:  # as in decode
         raise BrokenImage(BROKEN_HEADER) from error
+    if data.startswith(PNG_HEADER) and image.size != _png_size(data):  # Pillow goes by the last of several headers
+        raise BrokenImage(BROKEN_HEADER)
+    return image
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
 
 
 def _n_scans(data: bytes) -> int:

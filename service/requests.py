@@ -129,8 +129,8 @@ class Specifier:
 
     def _check_class(self, asked: ClassRequest, where: str) -> None:
         limits = self.settings
-        _check_length(asked.name, limits.max_name_chars, f"{where}.name")
-        _check_length(asked.description, limits.max_description_chars, f"{where}.description")
+        check_length(asked.name, limits.max_name_chars, f"{where}.name")
+        check_length(asked.description, limits.max_description_chars, f"{where}.description")
         if len(asked.images) > limits.max_images_per_class:
             most = limits.max_images_per_class
             message = f"{len(asked.images)} images are over the limit of {most} a class; send fewer."
@@ -152,7 +152,8 @@ def _evidence(request: TaskRequest, texts: TaskSpec, near_grey: bool | None) -> 
     )
 
 
-def _check_length(text: str, most: int, where: str) -> None:
+def check_length(text: str, most: int, where: str) -> None:
+    """Raise TooLarge where a text has more than ``most`` characters."""
     if len(text) > most:
         message = f"The text has {len(text):,} characters, over the limit of {most:,}; shorten it."
         raise TooLarge(message, where=where)

@@ -21,7 +21,7 @@ from service.observability.statistics import Statistics
 from service.ports import BundleStore, Position, TaskRecord, TaskStore
 from service.prediction.batching import Batcher, Prediction
 from service.prediction.loading import TASK_ID, Loader, unknown_task
-from service.prediction.pieces import Given
+from service.prediction.pieces import Given, Request
 from service.prediction.session_cache import SessionCache
 from service.registration import Creation, Registration
 from service.requests import TaskRequest
@@ -126,11 +126,11 @@ class Tasks:
 
     def predict_at_once(
         self, tenant: str, ident: str, image: bytes, answer: Callable[[Prediction | BaseException], None]
-    ) -> bool:
+    ) -> Request | None:
         """``predict`` one image without a coroutine, where the task is in memory and there is room.
 
-        False where not: nothing has happened then. Else ``answer`` is called, later, with what that returns or raises;
-        what fails is not counted: the caller tries again by ``predict``, or answers itself.
+        None where not: nothing has happened then. Else ``answer`` is called, later, with what that returns or raises;
+        what fails is not counted: the caller tries again by ``predict``, or answers itself. ``withdraw`` ends it.
         """
         began_at, lease = perf_counter(), self.sessions.lease(tenant, ident)
 
@@ -141,13 +141,16 @@ class Tasks:
             answer(result)
 
         if (session := lease.begin_at_once()) is None:
-            return False
+            return None
         try:
-            self.batcher.submit(session, [image], None, finish)
+            return self.batcher.submit(session, [image], None, finish)
         except ClassmithError:
             lease.end()
-            return False
-        return True
+            return None
+
+    def withdraw(self, request: Request) -> None:
+        """End what ``predict_at_once`` began, for a caller who has left: ``answer`` gets a CancelledError now."""
+        self.batcher.withdraw(request)
 
     async def infer(
         self, tenant: str, ident: str, images: Sequence[Given], top_k: int | None = None

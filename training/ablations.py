@@ -114,6 +114,8 @@ def _measured(
     label: str, column: Mapping[str, Any], figure: Mapping[str, float], seed: int | str, source: str
 ) -> Measured:
     tasks = f"{column['n_episodes']} episodes, seed {column['seed']}, data digest {column['data_digest']}"
+    if digest := column.get("descriptions_digest"):  # older files do not say
+        tasks += f", descriptions digest {digest}"
     return Measured(label, (column_name(dict(column)), tasks), figure["mean"], figure["ci95"], int(seed), source)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from models import quantised
 from models.metamodel import Manifest
-from models.nn.conv4 import pooled_size
+from models.nn.conv4 import Pooling, pooled_size
 
 FITTED = (
     "Temperature and threshold were fitted on the validation classes, which are also these where no others are given: "
@@ -138,14 +138,18 @@ def _facts(manifest: Manifest, evaluation: dict[str, Any]) -> str:
 
 def _pooling(model: dict[str, Any], manifest: Manifest) -> list[tuple[str, str]]:
     """Where the written network ends in more features than the papers' of the same width."""
-    if model.get("pooling") != "ceil":
+    rounding: Pooling = model.get("pooling", "floor")
+    pools_last = model.get("pools_last", True)
+    if pools_last and rounding == "floor":
         return []
+    here, there = ("keeps the border", "drops it") if pools_last else ("leaves out the last convolution", "does not")
     size, n_layers = manifest.preprocess.size, model["n_conv_layers"]
-    sides = [[pooled_size(size, n, rounding) for n in range(n_layers + 1)] for rounding in ("ceil", "floor")]
+    own = [pooled_size(size, n, rounding) for n in range(n_layers + pools_last)]
+    papers = [pooled_size(size, n, "floor") for n in range(n_layers + 1)]
     ours, theirs = (
-        f"{' > '.join(map(str, found))} px, {model['channels'] * found[-1] ** 2} features" for found in sides
+        f"{' > '.join(map(str, found))} px, {model['channels'] * found[-1] ** 2} features" for found in (own, papers)
     )
-    return [("pooling", f"keeps the border: {ours}; the paper's Conv-4 drops it: {theirs}")]
+    return [("pooling", f"{here}: {ours}; the paper's Conv-4 {there}: {theirs}")]
 
 
 def temperature(manifest: Manifest) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,28 +14,34 @@ from training import commands
 from training.checkpoint import CheckpointError
 from training.commands import EPISODES, ONE_COLUMN
 from training.data.folders import DataError
+from training.places import refuse_unwritable
 
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""What a disk that is full, or a user's share of it, says without a file's name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; problems the user can mend are one line on standard error and exit status 2."""
     arguments = _parser().parse_args(argv)
     try:
-        if device := vars(arguments).get("device"):
-            _check_device(device)
+        if "device" in arguments:
+            _check_fit(arguments)
         arguments.run_command(arguments)
-    except (DataError, CheckpointError, ClassmithError) as error:
+    except (DataError, CheckpointError, ClassmithError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno not in NO_ROOM:
+            raise  # it names no file, so it is no matter of the user's: a library that does not load, a bug
         print(f"training: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _check_device(name: str) -> None:
-    """Raise MissingDevice before any image is read."""
+def _check_fit(arguments: argparse.Namespace) -> None:
+    """Raise MissingDevice, or DataError where no run folder can be, before any image is read."""
     from training.runtime import find_device
 
-    find_device(name)
+    find_device(arguments.device)
+    refuse_unwritable(commands.run_of(arguments), is_folder=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,7 +85,7 @@ def _add_method(methods: Parsers, name: str, configs: Mapping[str, object], what
         fit.add_argument("--epochs", type=_positive, help="passes over the images, instead of the config's")
     else:
         fit.add_argument("--steps", type=_positive, help="optimiser steps, instead of the config's")
-    fit.add_argument("--seed", type=_count, default=0)
+    fit.add_argument("--seed", type=_seed, default=0)
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ... (no index with torchrun)")
     if name != "word-baselines":  # of which the base's features are all that takes long, and they are kept
         fit.add_argument("--bf16", action="store_true", help="forward passes in bfloat16")
@@ -119,7 +126,7 @@ def _add_evaluate(parsers: Parsers) -> None:
     )
     evaluate.add_argument("meta_model", type=Path, help="an exported folder")
     evaluate.add_argument("--images", type=Path, help="a ZIP or folder of class folders")
-    evaluate.add_argument("--seed", type=_count, default=0)
+    evaluate.add_argument("--seed", type=_seed, default=0)
     column = evaluate.add_argument_group("the column, with --images", argument_default=argparse.SUPPRESS)
     column.add_argument("--ways", type=_positive, help=f"classes of a task (default: {ONE_COLUMN['ways']})")
     column.add_argument("--shots", type=_count, help=f"images a class; 0: words alone (default: {ONE_COLUMN['shots']})")
@@ -154,7 +161,7 @@ def _add_quantise(parsers: Parsers) -> None:
     quantise.add_argument("meta_model", type=Path, help="an exported folder")
     quantise.add_argument("--images", type=Path, help="the class folders it was trained on, if they were your own")
     quantise.add_argument("--episodes", type=_several, default=100)
-    quantise.add_argument("--seed", type=_count, default=0)
+    quantise.add_argument("--seed", type=_seed, default=0)
     quantise.set_defaults(run_command=commands.quantise)
 
 
@@ -173,7 +180,7 @@ def _add_compare_words(parsers: Parsers) -> None:
         "--images", type=Path, help="the class folders the runs were trained on, if they were your own"
     )
     compare.add_argument("--episodes", type=_several, default=1000)
-    compare.add_argument("--seed", type=_count, default=0)
+    compare.add_argument("--seed", type=_seed, default=0)
     compare.add_argument(
         "--out",
         type=Path,
@@ -193,7 +200,7 @@ def _add_report(parsers: Parsers) -> None:
     report.add_argument("--column", type=Path, action="append", default=[], help="a file of `training evaluate --out`")
     report.add_argument("--peers", type=Path, action="append", default=[], help="a file of `training compare-words`")
     report.add_argument("--tasks", type=_positive, default=240, help="tasks in the map of weights")
-    report.add_argument("--seed", type=_count, default=0)
+    report.add_argument("--seed", type=_seed, default=0)
     report.set_defaults(run_command=commands.report)
 
 
@@ -219,4 +226,11 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is less than nothing")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = _count(text)
+    if value >= 2**32:  # what scikit-learn takes
+        raise argparse.ArgumentTypeError(f"{value} is too large; give less than {2**32}")
     return value

@@ -117,8 +117,11 @@ def fit_regression(texts: Array, means: Array) -> Regression:
 
 
 def slope(guessed: Array, true: Array) -> float:
-    """By what to multiply guesses ``(C, F)``, which a ridge makes too short, for the least squared error."""
-    return float((guessed * true).sum() / (guessed**2).sum())
+    """By what to multiply guesses ``(C, F)``, which a ridge makes too short, for the least squared error.
+
+    0 where they are nothing, or point away from what is true: then they say nothing of it.
+    """
+    return max(0.0, float((guessed * true).sum() / max((guessed**2).sum(), 1e-12)))
 
 
 def best_scale(features: NDArray[np.floating], means: NDArray[np.floating], labels: NDArray[np.int64]) -> float:

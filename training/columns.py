@@ -206,9 +206,12 @@ def _trained_on(meta_model: MetaModel) -> dict[str, Any]:
 
 def _evaluation(meta_model: MetaModel) -> dict[str, Any]:
     path = meta_model.folder / "evaluation.json"
-    if not path.is_file():
-        raise DataError(f"{path} is missing; export the meta-model again, or give --images.")
-    evaluation: dict[str, Any] = json.loads(path.read_text())
+    try:
+        evaluation: dict[str, Any] = json.loads(path.read_text())
+        evaluation["training"]["config"]["dataset"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = "is missing" if isinstance(error, FileNotFoundError) else f"does not say how it was trained ({error!r})"
+        raise DataError(f"{path} {why}; export the meta-model again, or give --images.") from error
     return evaluation
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from training.data.folders import DataError
 from training.episodes import EpisodeShape, shrink
+from training.places import refuse_unwritable
 
 if TYPE_CHECKING:
     from training.runtime import Runtime
@@ -66,7 +67,7 @@ def fit_n3(arguments: argparse.Namespace) -> None:
     config = replace(config, n_steps=arguments.steps or config.n_steps, bf16=arguments.bf16 or config.bf16)
     own = arguments.images
     config = replace(config, classifier_rows=config.classifier_rows and not own)  # own classes have no row
-    texts = texts_for(config, config.model.base, own, _run_of(arguments))
+    texts = texts_for(config, config.model.base, own, run_of(arguments))
     train, validation = DATASETS[config.dataset].split(own, size=config.model.base.size)
     _run_fit(
         arguments,
@@ -84,7 +85,7 @@ def fit_word_baselines(arguments: argparse.Namespace) -> None:
 
     config = replace(CONFIGS[arguments.config](), seed=arguments.seed)
     config = replace(config, n_steps=arguments.steps or config.n_steps)
-    texts = texts_for(config, config.base_spec, arguments.images, _run_of(arguments))
+    texts = texts_for(config, config.base_spec, arguments.images, run_of(arguments))
     train, _ = DATASETS[config.dataset].split(arguments.images, size=config.base_spec.size)
     _run_fit(
         arguments,
@@ -112,7 +113,8 @@ def fit_base(arguments: argparse.Namespace) -> None:
     )
 
 
-def _run_of(arguments: argparse.Namespace) -> Path:
+def run_of(arguments: argparse.Namespace) -> Path:
+    """The folder of a training."""
     run: Path = arguments.run or Path("runs") / arguments.config
     return run
 
@@ -127,7 +129,7 @@ def _run_fit(
     from training import runtime
 
     here = runtime.start(device=arguments.device, bf16=bf16)
-    run = _run_of(arguments)
+    run = run_of(arguments)
     try:
         fit(run, here)
     finally:
@@ -141,6 +143,7 @@ def export(arguments: argparse.Namespace) -> None:
     from training.columns import COMPARISON
     from training.export import export
 
+    refuse_unwritable(arguments.to, is_folder=True)
     table = arguments.to / COMPARISON
     before = table.read_text() if table.is_file() else ""
     exported = export(arguments.run, arguments.to, images=arguments.images, summary=arguments.summary)
@@ -155,6 +158,7 @@ def quantise(arguments: argparse.Namespace) -> None:
     from models import metamodel
     from training.columns import quantise_trained
 
+    refuse_unwritable(arguments.meta_model, is_folder=True)
     facts = quantise_trained(
         metamodel.load(arguments.meta_model),
         images=arguments.images,
@@ -171,6 +175,7 @@ def export_encoder(arguments: argparse.Namespace) -> None:
     """Make a text encoder of a BERT."""
     from training.export_encoder import export_encoder
 
+    refuse_unwritable(arguments.to, is_folder=True)
     spec, error = export_encoder(
         arguments.model,
         arguments.to,
@@ -188,6 +193,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     meta_model, own, seed = metamodel.load(arguments.meta_model), arguments.images, arguments.seed
     asked = argparse.Namespace(**{**ONE_COLUMN, **EPISODES, **vars(arguments)})
+    if arguments.out:
+        refuse_unwritable(arguments.out)
     if arguments.every_image:
         why = "of no use with --every-image, which asks about every image of every class; leave it out"
         _refuse_unused(arguments, ONE_COLUMN | EPISODES, why)
@@ -195,6 +202,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     elif own is None:
         why = "of a column of your own classes; give these with --images, or leave it out for the standard columns"
         _refuse_unused(arguments, ONE_COLUMN, why)
+        refuse_unwritable(meta_model.folder, is_folder=True)
         found = evaluate_standard(meta_model, n_episodes=asked.episodes, seed=seed, n_fine_tuned=asked.fine_tuning)
     else:
         found = evaluate_images(
@@ -225,6 +233,7 @@ def compare_words(arguments: argparse.Namespace) -> None:
     from training.columns import COMPARISON, write_card
     from training.word_peers import compare_runs
 
+    refuse_unwritable(arguments.out)
     compared = compare_runs(arguments.runs, arguments.images, n_episodes=arguments.episodes, seed=arguments.seed)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(compared, indent=1) + "\n")
@@ -239,6 +248,7 @@ def report(arguments: argparse.Namespace) -> None:
     from training.report import write
     from training.subjects import Images, Options
 
+    refuse_unwritable(arguments.to)
     options = Options(Images(arguments.images), n_tasks=arguments.tasks, seed=arguments.seed)
     n_shown = write(
         arguments.zoo, arguments.to, options, runs=arguments.run, columns=arguments.column, peers=arguments.peers

@@ -96,8 +96,8 @@ def prepare(
         means = _means_by_rows(raw, train, _further_classes(train, unseen), projection)
     encoder = read_encoder(config.text_encoder)
     encoded = encode_texts(known, encoder, config.n_documents, embeddings=config.embeddings, seed=config.seed)
-    priors = _cross_fitted(encoded.means, means)
-    strength = forms.slope(priors[: train.n_classes, 0], means[: train.n_classes])
+    priors, true = _cross_fitted(encoded.means, means)
+    strength = forms.slope(priors[: train.n_classes, 0], true[: train.n_classes])
     middles = means[train.labels]
     scattered = middles + config.scatter * (features - middles)
     material = Material(
@@ -179,19 +179,25 @@ def _means_by_rows(
     return projection.means_of_rows(chosen, raw, train.labels)
 
 
-def _cross_fitted(texts: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Every document's class mean by a regression of the other folds' classes: ``(A, V, F)``."""
-    found = np.empty((*texts.shape[:2], means.shape[1]))
+def _cross_fitted(texts: NDArray[np.float64], means: NDArray[np.float64]) -> tuple[forms.Array, forms.Array]:
+    """Every document's class mean by a regression of the other folds' classes ``(A, V, F)``; the true ones ``(A, F)``.
+
+    Both from the middle of those others. The means of all sum to zero: from the middle of all, those of the others
+    point away from the class that is left out, and with few classes that outweighs what texts say.
+    """
+    found, true = np.empty((*texts.shape[:2], means.shape[1])), np.empty_like(means)
     folds = np.random.default_rng(0).permutation(len(texts)) % forms.N_FOLDS
     for fold in range(forms.N_FOLDS):
         kept = folds != fold
-        regression = forms.fit_regression(texts[kept, :N_REMEMBERED], means[kept])
+        centred = means - means[kept].mean(axis=0)
+        regression = forms.fit_regression(texts[kept, :N_REMEMBERED], centred[kept])
         found[~kept] = regression(texts[~kept].reshape(-1, texts.shape[-1])).reshape(-1, texts.shape[1], means.shape[1])
-    return found
+        true[~kept] = centred[~kept]
+    return found, true
 
 
 def _fitted_model(config: Config, base: Base, projection: forms.Projection, material: Material, strength: float) -> N3:
-    """``strength``: by what the regression's means are multiplied."""
+    """``strength``: by what the regression's means are multiplied; where 0, images alone say how long a row is."""
     regression = forms.fit_regression(material.texts.means[:, :N_REMEMBERED], material.means.astype(np.float64))
     n_remembered, token_dim = regression.texts.shape
     model = N3(replace(config.model, n_remembered=n_remembered, token_dim=token_dim))
@@ -199,6 +205,7 @@ def _fitted_model(config: Config, base: Base, projection: forms.Projection, mate
     model.start_decoders()
     n_real, labels = material.images.n_classes, material.images.labels
     unexplained = (material.means - material.priors[:, 0])[:n_real]
+    known = material.priors[:n_real, 0] if strength else material.means[:n_real]
     variances = [forms.variance(found.astype(np.float64)) for found in (material.means[:n_real], unexplained)]
     fitted = {
         "target.center": projection.center,
@@ -209,7 +216,7 @@ def _fitted_model(config: Config, base: Base, projection: forms.Projection, mate
         "regression.coefficients": strength * regression.coefficients,
         "regression.sharpness": forms.SHARPNESS,
         "fusion.log_variance": np.log(np.stack(variances) / (config.assumed_scatter * material.spread) ** 2),
-        "log_scale": np.log(forms.best_scale(material.features[::7], material.priors[:n_real, 0], labels[::7])),
+        "log_scale": np.log(forms.best_scale(material.features[::7], known, labels[::7])),
     }
     model.load_state_dict({name: torch.as_tensor(v, dtype=torch.float32) for name, v in fitted.items()}, strict=False)
     return model

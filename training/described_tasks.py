@@ -108,6 +108,10 @@ class Subject:
         """The network that was made for the task: images -> logits ``(Q, K)``; without layers of its own, its head."""
         return self.whole_network(tensors) if self.adapts_layers else partial(self.head, tensors)
 
+    def features_for(self, tensors: Tensors) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
+        """What ``network`` sees of images, ``(Q, F)``, before its classification layer."""
+        return partial(self.features_by, tensors) if self.adapts_layers else lambda chosen: self.features[chosen]
+
     def whole_network(self, tensors: Tensors, *, int8: bytes | None = None) -> Callable[[NDArray[np.int64]], Logits]:
         """The same from the pixels on, whatever is adapted; by a quantised skeleton, if given."""
         session = self._session(tensors) if int8 is None else self._int8_session(int8, tensors)
@@ -274,21 +278,19 @@ def _answer(
         found[name] = subject.head(subject.write_head(_specs(subject, episode, words, rng)), query)
     predictions = {}
     if len(episode.support):
-        predictions = _of_images(subject, episode, specs, found)
+        found |= _of_either(subject, episode, specs)
+        predictions = _closed_forms(episode, subject.features_for(written))
     predictions |= {name: logits.argmax(-1) for name, logits in found.items()}
     return predictions, own, network(_others(subject.images, episode, rng))
 
 
-def _of_images(
-    subject: Subject, episode: Episode, specs: Sequence[ClassSpec], found: dict[str, Logits]
-) -> dict[str, NDArray[np.int64]]:
-    """Words alone, images alone, one of them for each class, the sum (into ``found``); closed forms on the features."""
+def _of_either(subject: Subject, episode: Episode, specs: Sequence[ClassSpec]) -> dict[str, Logits]:
+    """Words alone, images alone, one of them for each class, and sums of the first two."""
     query = episode.query
     described, shown = [replace(s, images=()) for s in specs], [replace(s, description="") for s in specs]
     mixed = [both[k % 2] for k, both in enumerate(zip(shown, described, strict=True))]
     words, images = (subject.network(subject.write(given))(query) for given in (described, shown))
-    found["words_alone"], found["images_alone"] = words, images
-    found["mixed"] = subject.network(subject.write(mixed))(query)
+    found = {"words_alone": words, "images_alone": images, "mixed": subject.network(subject.write(mixed))(query)}
     temperature = partial(subject.meta_model.manifest.temperature_for, len(specs))
     both = [
         np.log(decision.probabilities(z, temperature(n)) + 1e-12)
@@ -296,7 +298,14 @@ def _of_images(
     ]
     for weight in WEIGHTS:
         found[f"sum {weight}"] = (weight * both[0] + (1 - weight) * both[1]).astype(np.float32)
-    support, queries = subject.features[episode.support], subject.features[query]
+    return found
+
+
+def _closed_forms(
+    episode: Episode, features: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+) -> dict[str, NDArray[np.int64]]:
+    """The simplest things one can do with the same features."""
+    support, queries = features(episode.support), features(episode.query)
     return {
         "nearest_centroid": nearest_centroid(support, episode.support_labels, queries),
         "logistic_regression": logistic_regression(support, episode.support_labels, queries),

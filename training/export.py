@@ -185,7 +185,7 @@ def _summary(model: HyperTransformer, dataset: Dataset) -> str:
         else f"the last {config.n_generated_layers} layers"
     )
     written = "the logits layer" if config.n_generated_layers == 1 else written
-    features = f" and {config.feature_dim} features" if config.pooling == "ceil" else ""
+    features = f" and {config.feature_dim} features" if config.pooling == "ceil" or not config.pools_last else ""
     return (
         f"Conv-{config.n_conv_layers} with {config.channels} channels{features} for {dataset.domain}; "
         f"{written} written for the task."

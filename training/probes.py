@@ -66,7 +66,8 @@ def two_tasks(
 def weight_cloud(meta_model: MetaModel, images: ImageSet, n_tasks: int, seed: int) -> Cloud:
     """Write networks for ``n_tasks`` 1-shot tasks of one anchor and a few other classes each.
 
-    Anchors and others never mix, so a task has exactly one anchor. Raises DataError where there are too few classes.
+    Anchors and others never mix, so a task has exactly one anchor. Raises DataError where there are too few classes,
+    or fewer than two tasks of each anchor, which have no distance to compare.
     """
     rng, generator = np.random.default_rng(seed), OnnxGenerator()
     order = rng.permutation(images.n_classes)
@@ -74,6 +75,8 @@ def weight_cloud(meta_model: MetaModel, images: ImageSet, n_tasks: int, seed: in
     n_others = min(N_OTHERS, images.n_classes - n_anchors, meta_model.manifest.max_classes - 1)
     if n_anchors < 2 or 1 + n_others < meta_model.manifest.min_classes:
         raise DataError(f"A map of weights needs more classes than these images have ({images.n_classes}).")
+    if n_tasks < 2 * n_anchors:
+        raise DataError(f"A map of weights needs two tasks of each class that it marks; give --tasks {2 * n_anchors}.")
     anchors, rows = np.arange(n_tasks) % n_anchors, []
     for anchor in anchors:
         classes = [order[anchor], *rng.choice(order[n_anchors:], n_others, replace=False)]

@@ -60,6 +60,8 @@ class HyperTransformerConfig:
     negative_slope: float = 0.0
     pooling: Pooling = "floor"
     """The paper's "floor" drops the last row and column of an odd width; "ceil" pools them too: 28 px end 2 wide."""
+    pools_last: bool = True
+    """Whether the last convolution is pooled as the others are; left out, its maps are twice as wide and high."""
     unit_features: bool = False
     """Features of unit mean square, so that logits compare directions (Gidaris and Komodakis, 2018, section 3.2)."""
     mirrored_support: bool = False
@@ -77,15 +79,20 @@ class HyperTransformerConfig:
             raise ValueError(f"n_generated_layers must be 1..{self.n_conv_layers + 1}, got {self.n_generated_layers}")
         if self.token_dim % self.n_heads:
             raise ValueError(f"token_dim {self.token_dim} is not a multiple of n_heads {self.n_heads}")
-        if not pooled_size(self.image_size, self.n_conv_layers, self.pooling):
-            raise ValueError(f"{self.n_conv_layers} poolings leave nothing of a {self.image_size} px image")
+        if not pooled_size(self.image_size, self.n_poolings, self.pooling):
+            raise ValueError(f"{self.n_poolings} poolings leave nothing of a {self.image_size} px image")
         if self.mirrored_support and self.writes_convs:
             raise ValueError("support images are mirrored where all tasks share their convolutions, and not elsewhere")
 
     @property
+    def n_poolings(self) -> int:
+        """After each convolution one, but for the last where it is not pooled."""
+        return self.n_conv_layers - (not self.pools_last)
+
+    @property
     def feature_dim(self) -> int:
-        """F: the length of the last convolution's pooled, flattened output."""
-        return self.channels * pooled_size(self.image_size, self.n_conv_layers, self.pooling) ** 2
+        """F: the length of the last convolution's flattened output, pooled where it is."""
+        return self.channels * pooled_size(self.image_size, self.n_poolings, self.pooling) ** 2
 
     @property
     def writes_convs(self) -> bool:
@@ -312,7 +319,7 @@ class HyperTransformer(nn.Module):
             raw = self._convolve(activations, weight)
             scale, shift = self._affine(layer, raw, n_networks)
             convs.append((weight * scale[:, None, None, None], shift))
-            activations = self._activate(raw * scale[:, None, None] + shift[:, None, None])
+            activations = self._activate(layer, raw * scale[:, None, None] + shift[:, None, None])
         features = self._unstack(activations, n_tasks)
         if self.config.shifted_support and not self.training:
             features = self._over_shifts(convs, support, features)
@@ -349,7 +356,7 @@ class HyperTransformer(nn.Module):
             if self.config.normalisation == "query":
                 gamma, beta = self.gammas[layer].repeat(n_networks), self.betas[layer].repeat(n_networks)
                 raw = F.batch_norm(raw, None, None, gamma, beta, training=True, eps=EPS)
-            activations = self._activate(raw)
+            activations = self._activate(layer, raw)
         return self._unstack(activations, len(images))
 
     def _stack(self, images: Tensor) -> tuple[Tensor, int]:
@@ -371,10 +378,11 @@ class HyperTransformer(nn.Module):
     def _convolve(self, activations: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.conv2d(activations, weight, bias, padding=1, groups=activations.shape[1] // weight.shape[1])
 
-    def _activate(self, normalised: Tensor) -> Tensor:
+    def _activate(self, layer: int, normalised: Tensor) -> Tensor:
         """Pooling first: it commutes with a monotone nonlinearity and leaves a quarter of the work."""
-        pooled = F.max_pool2d(normalised, 2, ceil_mode=self.config.pooling == "ceil")
-        return F.leaky_relu(pooled, self.config.negative_slope)
+        if layer < self.config.n_poolings:
+            normalised = F.max_pool2d(normalised, 2, ceil_mode=self.config.pooling == "ceil")
+        return F.leaky_relu(normalised, self.config.negative_slope)
 
     def _affine(self, layer: int, raw: Tensor, n_networks: int) -> tuple[Tensor, Tensor]:
         """The scale and shift ``(networks * C,)`` that normalise a layer's raw output."""

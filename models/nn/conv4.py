@@ -27,7 +27,8 @@ def pooled_size(size: int, n_poolings: int, pooling: Pooling) -> int:
 class Conv4(nn.Module):
     """uint8 pixels in, logits and features out; parameters ``conv1.weight`` ... ``logits.bias``.
 
-    ``image`` is (size, channels); ``widths`` the output channels of each convolution; N images, K classes, F features.
+    ``image`` is (size, channels); ``widths`` the output channels of each convolution, of which the first ``n_poolings``
+    are pooled (None: all); N images, K classes, F features.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Conv4(nn.Module):
         pixel_std: float,
         negative_slope: float = 0.0,
         pooling: Pooling = "floor",
+        n_poolings: int | None = None,
         unit_features: bool = False,
     ) -> None:
         super().__init__()
@@ -47,16 +49,19 @@ class Conv4(nn.Module):
         self.unit_features = unit_features
         self.pixel_mean, self.pixel_std, self.negative_slope = pixel_mean, pixel_std, negative_slope
         self.n_convs, self.keeps_border = len(widths), pooling == "ceil"
+        self.n_poolings = self.n_convs if n_poolings is None else n_poolings
         for n, (i, o) in enumerate(zip([in_channels, *widths], widths, strict=False), start=1):
             self.add_module(f"conv{n}", nn.Conv2d(i, o, 3, padding=1))
-        self.logits = nn.Linear(widths[-1] * pooled_size(size, len(widths), pooling) ** 2, n_classes)
+        self.logits = nn.Linear(widths[-1] * pooled_size(size, self.n_poolings, pooling) ** 2, n_classes)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels ``(N, H, W, C)`` uint8 -> logits ``(N, K)`` and features ``(N, F)``."""
         x = normalise(pixels, self.pixel_mean, self.pixel_std)
         for n in range(1, self.n_convs + 1):
-            pooled = F.max_pool2d(self.get_submodule(f"conv{n}")(x), 2, ceil_mode=self.keeps_border)
-            x = F.leaky_relu(pooled, self.negative_slope)
+            x = self.get_submodule(f"conv{n}")(x)
+            if n <= self.n_poolings:
+                x = F.max_pool2d(x, 2, ceil_mode=self.keeps_border)
+            x = F.leaky_relu(x, self.negative_slope)
         features = unit(x.flatten(1)) if self.unit_features else x.flatten(1)
         return self.logits(features), features
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -29,6 +30,7 @@ MAX_JSON_VALUES = 250_000
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 MAX_TEXT_PARTS, MAX_TEXT_PART_BYTES = 16, 1_000_000
 MAX_FILES = 5_000
+UTF_8 = (b"utf-8", b"utf8")
 OFF_LOOP_BYTES = 256_000
 Model = TypeVar("Model", bound=BaseModel)
 Result = TypeVar("Result")
@@ -95,7 +97,8 @@ async def parsed(data: bytes, parse: Callable[[bytes], Result]) -> Result:
 
 
 async def read_parts(request: Request, *, max_files: int) -> list[Part]:
-    """The parts of a multipart body in order; raises InvalidRequest or TooLarge."""
+    """The parts of a multipart body in order; raises UnsupportedMedia, InvalidRequest or TooLarge."""
+    _check_charset(request)
     parser = _InMemoryParser(
         request.headers,
         request.stream(),
@@ -116,6 +119,15 @@ async def read_parts(request: Request, *, max_files: int) -> list[Part]:
     if not parser.is_whole:
         raise InvalidRequest("The multipart body ends before its closing boundary; send it whole.")
     return parts
+
+
+def _check_charset(request: Request) -> None:
+    """Raise UnsupportedMedia unless texts are UTF-8: Python's slowest codec takes a minute for a megabyte."""
+    _, options = parse_options_header(request.headers["content-type"])
+    charset = options.get(b"charset", b"utf-8")
+    if charset.lower() not in UTF_8:
+        said = charset[:40].decode("latin-1")
+        raise UnsupportedMedia(f"The texts of a multipart body are UTF-8, not {said!r}; send it so, without a charset.")
 
 
 async def _part(name: str, value: str | UploadFile) -> Part:

@@ -186,11 +186,13 @@ def _from_binary(tensor: TensorIn, binary: memoryview, dtype: np.dtype[Any]) -> 
 
 def _numbers(tensor: TensorIn, kinds: str) -> NDArray[Any]:
     """The data as numbers of one of NumPy's ``kinds``."""
+    data = _flat(tensor)
+    are_numbers = set(map(type, data)) <= {int, float}  # of texts NumPy gives each the memory of the longest
     try:
-        values = np.array(_flat(tensor))
-    except (ValueError, OverflowError):
+        values = np.array(data if are_numbers else None)
+    except OverflowError:
         values = np.array(None)
-    if values.ndim != 1 or values.dtype.kind not in kinds:
+    if values.dtype.kind not in kinds:
         what = "whole numbers" if kinds == "iu" else "numbers"
         raise InvalidRequest(f"The data of a {tensor.datatype} tensor are {what}.", where=".data")
     return values

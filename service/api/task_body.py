@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 from fastapi import Request
 
 from models.errors import InvalidRequest, UnsupportedMedia
@@ -9,7 +12,7 @@ from models.task import canonical_text
 from service.api import bodies
 from service.api.schemas import TaskIn, TaskPartIn
 from service.images import checked, from_base64
-from service.requests import ClassRequest, TaskRequest
+from service.requests import ClassRequest, TaskRequest, check_length
 from service.settings import Settings
 
 UNLABELED, TASK = "unlabeled", "task"
@@ -21,7 +24,8 @@ async def read_task(request: Request, settings: Settings) -> TaskRequest:
     if kind == bodies.JSON:
         return await bodies.read_json(request, lambda body: _from_json(body, settings))
     if kind == bodies.MULTIPART:
-        return await _from_multipart(request, settings)
+        parts = await bodies.read_parts(request, max_files=bodies.MAX_FILES)
+        return await asyncio.to_thread(_from_parts, parts, settings)
     raise UnsupportedMedia(
         f"A task is sent as {bodies.JSON}, or as {bodies.MULTIPART} with a file field for each image, named after its "
         f"class (curl -F zebra=@1.jpg -F horse=@2.jpg); not as {kind[:80] or 'a body without Content-Type'}."
@@ -43,16 +47,17 @@ def _from_json(body: bytes, settings: Settings) -> TaskRequest:
     return TaskRequest(classes, unlabeled, asked.generator)
 
 
-async def _from_multipart(request: Request, settings: Settings) -> TaskRequest:
+def _from_parts(parts: Sequence[bodies.Part], settings: Settings) -> TaskRequest:
     """Classes in the order of the ``task`` part, then in that of their first file."""
-    parts = await bodies.read_parts(request, max_files=bodies.MAX_FILES)
     described, files = None, dict[str, list[bytes]]()
     for part in parts:
         if _is_task(part):
             if described is not None:
                 raise InvalidRequest("The part `task` comes twice; send it once.", where=TASK)
-            described = await bodies.parsed(part.data, _described)
+            described = _described(part.data)
         elif part.is_file:
+            if part.name != UNLABELED:  # thousands of long names take seconds to be put in canonical form
+                check_length(part.name, settings.max_name_chars, part.name[:100])
             files.setdefault(canonical_text(part.name), []).append(part.data)
         else:
             raise _not_a_file(part.name[:100])

@@ -65,11 +65,11 @@ def fit_to_send(data: bytes, large_bytes: int | None) -> bytes:
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            opened.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
+            if max(opened.size) <= LONGEST_SIDE:
+                return data
+            opened.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))  # a JPEG may be small enough by this alone
             image = to_8_bits(ImageOps.exif_transpose(opened))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
-        return data
-    if max(image.size) <= LONGEST_SIDE:
         return data
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
     return _png(image) if "A" in image.getbands() or "transparency" in image.info else _jpeg(image)

@@ -63,7 +63,11 @@ class PendingGenerations:
 
     def check_queue(self) -> None:
         """Raise Busy where the queue takes no more; blocking."""
-        self._generation.check_room()
+        try:
+            self._generation.check_room()
+        except Busy:
+            self._shed.inc()
+            raise
 
     def check_room(self, tenant: str, task_id: str) -> None:
         """Raise Busy where no more generations can wait here."""

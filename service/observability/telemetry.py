@@ -16,6 +16,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from typing import TextIO
@@ -153,7 +154,7 @@ class LineWriter(logging.Handler):
     """Writes lines from a thread of its own, some together: a slow reader of the log never holds up a request.
 
     Lines are there within ``GATHER_S``, at the latest at the end of the process. Where the reader is stuck, the oldest
-    of ``MAX_LINES`` are dropped.
+    of ``MAX_LINES`` are dropped; where writing fails (a full disk), what the stream cannot hold is, and it goes on.
     """
 
     GATHER_S, MAX_LINES = 0.05, 10_000
@@ -177,7 +178,7 @@ class LineWriter(logging.Handler):
 
     def flush(self) -> None:
         """Write what there is."""
-        with self._writing:
+        with self._writing, suppress(OSError, ValueError):  # ValueError: closed meanwhile
             text = "".join(self._lines.popleft() for _ in range(len(self._lines)))
             if text and not self._stream.closed:
                 self._stream.write(text)

@@ -110,6 +110,13 @@ class Batcher:
             self._nudge = loop.call_later(RUNNER_S, self._look_after_line)
         return request
 
+    def withdraw(self, request: Request) -> None:
+        """End a submitted request early: what waits of it leaves the line, and its ``answer`` gets a CancelledError."""
+        if not request.is_over:
+            self._line.withdraw(request)
+            request.pieces.clear()
+            request.answer(asyncio.CancelledError())
+
     async def drain(self) -> None:
         """Refuse new requests, finish those that wait, and end the runners."""
         self._line.close()

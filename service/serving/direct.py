@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+from asyncio import CancelledError
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,14 +24,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from models.errors import Busy, ClassmithError
 from service.api.auth import Caller
 from service.api.bodies import JSON
-from service.api.errors import refusal
+from service.api.errors import CLIENT_WENT_AWAY, refusal
 from service.api.middleware.context import log, record
 from service.api.predict import ADDRESS, encode
 from service.api.rate_limits import Headers
 from service.api.state import Served
 from service.observability.telemetry import choose_request_id, request_id, server_timing
 from service.prediction.loading import TASK_ID
-from service.prediction.pieces import Prediction
+from service.prediction.pieces import Prediction, Request
 from service.serving.connections import PatientProtocol
 
 PATH = re.compile(ADDRESS.replace("{task_id}", f"({TASK_ID.pattern})"))
@@ -62,6 +63,16 @@ class DirectProtocol(PatientProtocol):
         super().__init__(*arguments, **named)
         self._state = app.state
         self._awaited: tuple[Call, RequestResponseCycle] | None = None
+        self._running: Request | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End a prediction that is under way: nobody reads its answer, and others wait behind it."""
+        super().connection_lost(exc)
+        if self._awaited is not None:
+            (call, cycle), self._awaited = self._awaited, None
+            self._give_up(call, cycle)
+        if self._running is not None:
+            self._state.served.tasks.withdraw(self._running)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Where the server would call the application: do so, or refuse, or wait for the body of a plain prediction."""
@@ -98,14 +109,19 @@ class DirectProtocol(PatientProtocol):
         assert self._awaited is not None
         (call, cycle), self._awaited = self._awaited, None
         answer = partial(self._answer, call, cycle)
-        if not call.here.tasks.predict_at_once(call.caller.tenant, call.task_id, bytes(cycle.body), answer):
+        image, tasks = bytes(cycle.body), call.here.tasks
+        self._running = tasks.predict_at_once(call.caller.tenant, call.task_id, image, answer)
+        if self._running is None:
             self._hand_over(call, cycle)
 
     def _answer(self, call: Call, cycle: RequestResponseCycle, result: Prediction | BaseException) -> None:
         """Send a prediction; what failed is tried again by the application, which has the words for it."""
+        self._running = None
         if isinstance(result, Prediction):
             timings = {"queue": result.queue_ms, "decode": result.decode_ms, "run": result.run_ms}
             self._send(call, cycle, Response(encode(result), media_type=JSON), timings)
+        elif isinstance(result, CancelledError):
+            self._give_up(call, cycle)
         else:
             self._hand_over(call, cycle)
 
@@ -114,6 +130,14 @@ class DirectProtocol(PatientProtocol):
         token = request_id.set(call.request_id)
         try:
             self._send(call, cycle, refusal(cycle.scope["path"], error), {})
+        finally:
+            request_id.reset(token)
+
+    def _give_up(self, call: Call, cycle: RequestResponseCycle) -> None:
+        """Count a request whose client has left before its answer."""
+        token = request_id.set(call.request_id)
+        try:
+            record(call.here.metrics, cycle.scope, ADDRESS, CLIENT_WENT_AWAY, perf_counter() - call.began_at)
         finally:
             request_id.reset(token)
 

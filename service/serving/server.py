@@ -167,8 +167,16 @@ class _Server(uvicorn.Server):
         self._sweep: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say where once connections are answered."""
-        await super().startup(sockets)
+        """Start, and say where once connections are answered; not where another process has the port by now."""
+        try:
+            await super().startup(sockets)
+            for listening in sockets or ():
+                listening.listen(self.config.backlog)  # it does, or else this says so: uvloop closes it without a word
+        except OSError:
+            log.error("cannot listen: another process has begun to use the port; choose another with --port")
+            await self.shutdown(sockets)
+            self.started, self.should_exit = False, True
+            return
         self._loop = asyncio.get_running_loop()
         self._sweep = self._loop.create_task(sweep(self.server_state.connections))
         if self.started:

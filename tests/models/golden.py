@@ -24,6 +24,7 @@ CONFIGS = {
     "logits alone, statistics of the base": replace(small.CONFIG, n_generated_layers=1, normalisation="base"),
     "colour, leaky": replace(small.CONFIG, image_channels=3, image_size=32, negative_slope=0.1),
     "borders pooled": replace(small.CONFIG, pooling="ceil"),
+    "last convolution not pooled": replace(small.CONFIG, pools_last=False),
     "features of unit length": replace(small.CONFIG, n_generated_layers=1, normalisation="base", unit_features=True),
 }
 

@@ -133,14 +133,15 @@ def test_the_graphs_take_and_give_what_the_contract_says(files: dict[str, bytes]
 
 
 def test_the_other_architecture_exports_too_and_the_model_stays_as_it_was() -> None:
-    """Slices by place in the kernel, encoder and decoder, statistics of the base, features of unit length.
+    """Slices by place in the kernel, encoder and decoder, statistics of the base, unit features of a layer not pooled.
 
     In training mode: export copies.
     """
     other = {
         "allocation": "spatial", "architecture": "encoder-decoder", "normalisation": "base", "unit_features": True,
+        "pools_last": False,
     }  # fmt: skip
-    config = replace(small.EXPORTED, n_conv_layers=1, n_generated_layers=2, channels=2, **other)
+    config = replace(small.EXPORTED, n_conv_layers=2, n_generated_layers=2, channels=2, **other)
     model = small.model(config).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     made = export_files(model)

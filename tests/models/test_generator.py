@@ -161,6 +161,16 @@ def test_a_generator_that_cannot_run_says_so(exported: MetaModel, tmp_path: Path
         OnnxGenerator().generate(broken, small.spec())
 
 
+def test_a_generator_that_was_exported_again_writes_nothing(tmp_path: Path) -> None:
+    loaded = prototypes.meta_model(tmp_path)
+    files = {name: loaded.read(name) for name in loaded.manifest.files}
+    other = {**files, "generator.onnx": prototypes.generator(1, 255.0)}
+    newer = metamodel.write(loaded.folder, loaded.manifest, other)
+    with pytest.raises(GenerationFailed, match=r"^generator\.onnx of .* was changed .*; restart the service"):
+        OnnxGenerator().generate(loaded, prototypes.spec())
+    assert OnnxGenerator().generate(newer, prototypes.spec()).header.meta_model_digest == newer.digest
+
+
 def test_many_threads_share_one_generator(exported: MetaModel) -> None:
     generator, specs = OnnxGenerator(), [small.spec(seed=seed) for seed in range(4)]
     expected = [generator.generate(exported, spec) for spec in specs]

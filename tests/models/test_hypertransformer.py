@@ -117,19 +117,22 @@ def without_differences(config: HyperTransformerConfig) -> HyperTransformer:
 
 def base_features(model: HyperTransformer, support: Tensor, images: Tensor) -> Tensor:
     """The base network in plain PyTorch, batch-normalised with the statistics of one task's support set."""
-    keeps_border = model.config.pooling == "ceil"
-    for weight, gamma, beta in zip(model.base, model.gammas, model.betas, strict=True):
+    config = model.config
+    for layer, (weight, gamma, beta) in enumerate(zip(model.base, model.gammas, model.betas, strict=True), start=1):
         support, images = F.conv2d(support, weight, padding=1), F.conv2d(images, weight, padding=1)
         mean, var = support.mean((0, 2, 3)), support.var((0, 2, 3), unbiased=False)
         normalised = (F.batch_norm(x, mean, var, gamma, beta, eps=EPS) for x in (support, images))
-        support, images = (F.max_pool2d(F.relu(x), 2, ceil_mode=keeps_border) for x in normalised)
+        support, images = (F.relu(x) for x in normalised)
+        if config.pools_last or layer < config.n_conv_layers:
+            support, images = (F.max_pool2d(x, 2, ceil_mode=config.pooling == "ceil") for x in (support, images))
     return images.flatten(1)
 
 
 @pytest.mark.parametrize("pooling", get_args(Pooling))
+@pytest.mark.parametrize("pools_last", [True, False])
 @pytest.mark.parametrize("allocation", ["output", "spatial"])
-def test_zero_differences_are_the_base_network(allocation: Any, pooling: Pooling) -> None:
-    config = replace(CONFIG, allocation=allocation, pooling=pooling)
+def test_zero_differences_are_the_base_network(allocation: Any, pools_last: bool, pooling: Pooling) -> None:
+    config = replace(CONFIG, allocation=allocation, pooling=pooling, pools_last=pools_last)
     model, given = without_differences(config), small.tasks(config)
     with torch.no_grad():
         network = model.generate(given.support, given.labels, given.slots)
@@ -334,6 +337,12 @@ def test_every_size_of_photographs(size: int, pooling: Pooling, side: int, chann
         CONFIG, channels=channels, image_channels=3, image_size=size, n_generated_layers=2, pooling=pooling
     )
     assert config.feature_dim == channels * side**2
+    check_width(config)
+
+
+def test_a_last_convolution_that_is_not_pooled_has_four_times_the_features() -> None:
+    config = replace(CONFIG, image_channels=3, image_size=32, pools_last=False)
+    assert config.feature_dim == 4 * replace(config, pools_last=True).feature_dim
     check_width(config)
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from models import metamodel
-from models.errors import InvalidMetaModel
+from models.errors import InvalidMetaModel, Unavailable
 from models.metamodel import MetaModel, TensorSpec
 from tests.service import tiny
 
@@ -67,6 +68,29 @@ def test_a_missing_file_is_refused(written: MetaModel, file: str) -> None:
     (written.folder / file).unlink()
     with pytest.raises(InvalidMetaModel, match=rf"lacks {file}.*half written or copied; export or copy it again"):
         metamodel.load(written.folder)
+
+
+@pytest.mark.parametrize("file", ["skeleton.onnx", "base.safetensors"])
+def test_a_file_that_changed_since_it_was_loaded_is_not_read(written: MetaModel, file: str) -> None:
+    path = written.folder / file
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(Unavailable, match=rf"{file} of tiny was changed since it was loaded .* restart the service"):
+        written.read(file)
+    path.unlink()
+    with pytest.raises(Unavailable, match=f"{file} of tiny was changed"):
+        written.read(file)
+
+
+def test_shared_weights_are_those_that_were_loaded(written: MetaModel) -> None:
+    early, late = written, metamodel.load(written.folder)
+    base = early.base
+    files = {name: written.read(name) for name in written.manifest.files}
+    doubled = save({name: 2 * tensor for name, tensor in base.items()})
+    newer = metamodel.write(written.folder, written.manifest, {**files, "base.safetensors": doubled})
+    assert early.base is base
+    with pytest.raises(Unavailable, match=r"base\.safetensors of tiny was changed"):
+        late.weights_before_tasks()
+    np.testing.assert_array_equal(newer.base["conv0.bias"], 2 * base["conv0.bias"])
 
 
 def test_a_folder_without_a_manifest_is_refused(written: MetaModel, tmp_path: Path) -> None:

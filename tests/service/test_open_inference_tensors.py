@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,7 @@ def test_lengths_that_lie_are_refused(name: str, shape: list[int], binary: bytes
     ({"inputs": [tensor("pixels", [1, 1, 1, 2], None, data=[[[[1], 2]]])]}, b""),
     ({"inputs": [tensor("pixels", [1, 1, 1, 1], None, data=[[[[None]]]])]}, b""),
     ({"inputs": [tensor("pixels_fp32", [1, 1, 1, 1], None, data=["0.5"])]}, b""),
+    ({"inputs": [tensor("pixels", [1, 1, 1, 2], None, data=[True, 1])]}, b""),
     ({"inputs": [tensor("pixels_fp32", [1, 1, 1, 1], 4)]}, b"\x00\x00\x80\x7f"),
     ({"inputs": [tensor("image", [1], True)]}, b"a"),
     ({"inputs": [tensor("image", [1], 1.0)]}, b"a"),
@@ -166,3 +168,15 @@ def test_lengths_that_lie_are_refused(name: str, shape: list[int], binary: bytes
 ])  # fmt: skip
 def test_claims_of_great_size_take_no_memory_and_are_refused(header: Any, binary: bytes) -> None:
     assert outcome(*message(header, binary)) in (400, 413)
+
+
+@pytest.mark.parametrize("name", ["pixels", "pixels_fp32"])
+def test_one_long_text_among_many_takes_no_memory_and_is_refused(name: str) -> None:
+    """NumPy's texts are all as long as the longest: 400 MB here, of 103 kB."""
+    body, length = message({"inputs": [tensor(name, [1, 1, 1000, 1], None, data=["x" * 100_000] + [""] * 999)]})
+    tracemalloc.start()
+    try:
+        assert outcome(body, length) == 400
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from models import metamodel
 from models.errors import Busy, GenerationFailed, Unavailable
 from models.generator import OnnxGenerator
 from service.generation.once import LocalGeneration
@@ -119,6 +120,26 @@ def test_a_classifier_that_cannot_be_made_again_now_is_503_and_answers_later(
             assert running.http.get(address).json()["state"] == "queued"
         assert running.http.post(f"{address}/predict", **image).status_code == 200
         assert running.http.get(address).json()["state"] == "ready"
+
+
+def test_a_meta_model_exported_again_under_the_service_answers_nothing_until_it_is_restarted(
+    settings: Settings, tmp_path: Path
+) -> None:
+    image = {"content": centroids.characters()["character 0"], "headers": {"Content-Type": "image/png"}}
+    loaded = centroids.meta_model(tmp_path / "zoo")
+    files = {name: loaded.read(name) for name in loaded.manifest.files}
+    with live(settings.model_copy(update={"meta_models": tmp_path / "zoo"})) as running:
+        skeleton = files["skeleton.onnx"].replace(b"scaled", b"SCALED")
+        metamodel.write(loaded.folder, loaded.manifest, {**files, "skeleton.onnx": skeleton})
+        address = f"/tasks/{running.task(BODY)['id']}"
+        for refused in (
+            running.http.post(f"{address}/predict", **image),
+            running.http.get(f"{address}/model.onnx"),
+            running.http.post(f"{address}/explain", **image),
+        ):
+            assert "skeleton.onnx of centroids was changed" in problem(refused, 503)["detail"]
+        metamodel.write(loaded.folder, loaded.manifest, files)
+        assert running.http.post(f"{address}/predict", **image).status_code == 200
 
 
 def test_a_delete_that_was_broken_off_can_be_repeated(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

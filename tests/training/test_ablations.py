@@ -28,6 +28,7 @@ COLUMN: dict[str, Any] = {
     "n_episodes": 1000,
     "seed": 0,
     "data_digest": "0123456789ab",
+    "descriptions_digest": "ba9876543210",
 }
 BASE = {
     "pretrained": "",
@@ -94,7 +95,7 @@ def test_rows_are_the_figures_of_the_files(peers: Path) -> None:
         ["linear map, text to class mean (ridge) (resnet18, 64 px)", "42.80 ± 0.50"],
         ["PDCNN-fc (resnet18, 64 px)", "32.00 ± 2.83 (2 seeds)"],
     ]
-    assert "1000 episodes, seed 0, data digest 0123456789ab" in table.caption
+    assert "1000 episodes, seed 0, data digest 0123456789ab, descriptions digest ba9876543210" in table.caption
     assert all(f"{row[0]} {row[1]}" in plot.alt for row in table.rows)
     assert plot.svg.startswith(b"<?xml")
 
@@ -120,7 +121,14 @@ def test_seeds_are_one_row_and_the_same_seed_twice_is_not(peers: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"data_digest": "other"}, {"n_episodes": 50}, {"seed": 1}, {"shape": {**COLUMN["shape"], "n_way": 40}}]
+    "changes",
+    [
+        {"data_digest": "other"},
+        {"descriptions_digest": "other"},
+        {"n_episodes": 50},
+        {"seed": 1},
+        {"shape": {**COLUMN["shape"], "n_way": 40}},
+    ],
 )
 def test_other_tasks_are_another_column(changes: dict[str, Any], peers: Path) -> None:
     table, _, _ = parts(ablations.section([subject("one", config(), 48.25, **changes)], [peers]))
@@ -129,6 +137,13 @@ def test_other_tasks_are_another_column(changes: dict[str, Any], peers: Path) ->
         ["", "42.80 ± 0.50"],
         ["", "32.00 ± 2.83 (2 seeds)"],
     ]
+
+
+def test_older_files_do_not_say_with_which_descriptions(peers: Path) -> None:
+    older = {name: value for name, value in PEERS["columns"][0].items() if name != "descriptions_digest"}
+    peers.write_text(json.dumps({**PEERS, "columns": [older]}))
+    table, _, _ = parts(ablations.section([subject("one", config(), 48.25, descriptions_digest=None)], [peers]))
+    assert [row[1] for row in table.rows] == ["48.25 ± 0.70", "42.80 ± 0.50", "32.00 ± 2.83 (2 seeds)"]
 
 
 @pytest.mark.parametrize(

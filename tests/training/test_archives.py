@@ -110,6 +110,18 @@ def test_half_an_archive_is_to_be_removed_before_the_next_attempt(
         archives.fetch(f"{url}/{name}", tmp_path / "data")
 
 
+def test_a_flipped_bit_in_an_archive_is_told(tmp_path: Path) -> None:
+    """Of one that is there already, and has no checksum of its own."""
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("set/classes.txt", np.random.default_rng(0).bytes(2000).hex())
+    spoilt = bytearray(path.read_bytes())
+    spoilt[100] ^= 0xFF
+    path.write_bytes(spoilt)
+    with pytest.raises(DataError, match=rf"could not be .*unpacked .*decompressing.*remove {path} and try again"):
+        archives.fetch("http://127.0.0.1:9/set.zip", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["omniglot", "cifar-fs", "tiny-imagenet"])
 def test_without_a_network_a_download_is_one_line(
     site: tuple[str, Path], root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
@@ -197,6 +209,28 @@ def test_cifar_fs_says_where_its_split_comes_from(root: Path, split: str | None)
         cifar_fs.load("train")
     (root / "cifar-fs" / "split.json").write_text(json.dumps({"train": ["apple"]}))
     assert cifar_fs.load("train").class_names == ("apple",)
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ({"train": ["apple", "bear"], "validation": ["bear"]}, "train of .* and validation of .* share 'bear'; leave"),
+        ({"train": ["apple"], "validation": ["bears"]}, "validation of .* names 'bears', .*is 'bears' 'bear'"),
+        ({"train": [1], "validation": ["bear"]}, "train of .* names '1'.*classes are called 'apple', 'bear'"),
+        ({"train": "apple", "validation": ["bear"]}, "train of .* names 'a', 'e', 'l' and 1 more"),
+    ],
+)
+def test_cifar_fs_trains_on_no_class_that_validates(root: Path, part: str, split: object, said: str) -> None:
+    for k, name in enumerate(("apple", "bear")):
+        path = root / "cifar-fs" / "images" / "things" / name / "1.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(drawing(k, 0))
+    (root / "cifar-fs" / "split.json").write_text(json.dumps(split))
+    with pytest.raises(DataError, match=said):
+        cifar_fs.load(part)
+    (root / "cifar-fs" / "split.json").write_text('{"train": ["apple"], "validation": ["bear"], "test": ["not here"]}')
+    assert cifar_fs.load("validation").class_names == ("things/bear",)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"n01": "a fish"}', '{"n01": {}}', '{"n01": {"index": "fish"}}'])

@@ -185,6 +185,21 @@ def test_an_ablation_says_what_it_adapts() -> None:
         assert f"adapted: {said}" in described(config=config)
 
 
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"pooling": "ceil"}, "keeps the border: 28 > 14 > 7 > 4 > 2 px, 32 features; the paper's Conv-4 drops it"),
+        ({"pools_last": False}, "leaves out the last convolution: 28 > 14 > 7 > 3 px, 72 features; the paper's Conv-4"),
+    ],
+)
+def test_more_features_than_the_papers_network_has_are_told(model: dict[str, Any], said: str) -> None:
+    evaluation = copy.deepcopy(EVALUATION)
+    evaluation["training"]["config"]["model"] = {"n_conv_layers": 4, "channels": 8}
+    assert "| pooling |" not in card.render(MANIFEST, evaluation)
+    evaluation["training"]["config"]["model"] |= model
+    assert f"| pooling | {said}" in card.render(MANIFEST, evaluation)
+
+
 @pytest.mark.parametrize("evaluation", [EVALUATION, DESCRIBED])
 def test_tables_have_as_many_cells_in_every_row(evaluation: dict[str, Any]) -> None:
     for table in re.findall(r"(?:^\|.*\n)+", card.render(MANIFEST, evaluation), re.MULTILINE):

@@ -325,7 +325,9 @@ def test_classes_without_groups_are_not_said_to_be_of_one(
         ["quantise", "folder", "--seed", "-1"],
         ["compare-words", "run", "--out", "peers.json", "--seed", "-1"],
         ["report", "zoo", "--to", "page.html", "--seed", "-1"],
+        ["report", "zoo", "--to", "page.html", "--seed", str(2**32)],
         ["fit", "hypertransformer", "--config", "omniglot-8", "--seed", "-1"],
+        ["fit", "base", "--config", "resnet18-tiny", "--seed", "99999999999999999999"],
         ["data", "imagenet"],
     ],
 )

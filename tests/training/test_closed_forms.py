@@ -203,6 +203,11 @@ def test_a_slope_has_the_least_squared_error(means: Array, rng: np.random.Genera
     assert min(errors) == errors[0]
 
 
+def test_guesses_of_nothing_or_of_the_opposite_have_no_slope(means: Array) -> None:
+    assert forms.slope(-means, means) == 0
+    assert forms.slope(np.zeros_like(means), means) == 0
+
+
 @pytest.mark.parametrize(("noise", "length"), [(0.3, 1.0), (1.0, 1.0), (1.0, 8.0)])
 def test_the_best_scale_has_the_least_cross_entropy_of_a_grid(
     noise: float, length: float, rng: np.random.Generator

@@ -176,5 +176,11 @@ def test_standard_columns_are_of_the_meta_models_own_data(exported: MetaModel) -
     try:
         with pytest.raises(DataError, match=r"your own images.*--images"):
             evaluate_standard(exported)
+        for damaged in ("{", "[]", '{"training": {}}'):
+            path.write_text(damaged)
+            with pytest.raises(
+                DataError, match=r"evaluation\.json does not say how it was trained .*; export the meta"
+            ):
+                evaluate_standard(exported)
     finally:
         path.unlink()

@@ -199,6 +199,24 @@ def test_without_layers_to_adapt_the_head_alone_is_trained(fit: Fit, start: N3, 
     assert n3.load_model(tmp_path / "run" / "checkpoint.safetensors")[0].config == model.config
 
 
+def test_without_layers_to_adapt_every_step_is_on_features(fit: Fit, config: Config, tmp_path: Path) -> None:
+    """Whatever the configuration says of the first ones, as those of runs of older versions do; they go on."""
+    logits, path = _logits_only(config), Path("checkpoint.safetensors")
+    for name, n_head_steps in (("one", 0), ("other", 1), ("all", 3)):
+        fit(replace(logits, n_head_steps=n_head_steps), tmp_path / name, stop_after=2)
+        fit(logits, tmp_path / name, stop_after=1)
+    one, other, whole = (load_file(tmp_path / name / path) for name in ("one", "other", "all"))
+    assert [
+        name for name in one if not (torch.equal(one[name], whole[name]) and torch.equal(one[name], other[name]))
+    ] == []
+
+
+def test_steps_that_would_adapt_no_layer_are_refused(config: Config) -> None:
+    with pytest.raises(DataError, match=r"3 steps adapt no layer.* take 4 or more \(--steps\)"):
+        replace(config, n_steps=3, n_head_steps=3)
+    assert replace(config, n_steps=4, n_head_steps=3).n_steps == 4
+
+
 # --- going on
 
 
@@ -225,6 +243,15 @@ def test_a_loaded_run_is_the_trained_one(fit: Fit, run: Path, trained: N3, confi
     assert (run / "checkpoint.safetensors").read_bytes() == before
     assert _changed(trained, again) == set()
     assert again.config == trained.config
+
+
+def test_a_run_that_goes_on_or_is_finished_keeps_its_log(fit: Fit, config: Config, tmp_path: Path) -> None:
+    """No step is told twice; so none loses the loss that it has had."""
+    for n_steps in (2, 4, 4, 3):
+        fit(replace(config, n_steps=n_steps), tmp_path, every=2)
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [0, 2, 4]
+    assert [entry["loss"] is None for entry in entries] == [True, False, False]
 
 
 def test_a_run_does_not_go_on_with_other_images(

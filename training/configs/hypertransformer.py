@@ -136,6 +136,7 @@ def cifar_fs() -> Config:
         token_dim=128,
         n_transformer_layers=2,
         negative_slope=0.1,
+        pools_last=False,
         unit_features=True,
         mirrored_support=True,
         pixel_mean=0.48,
@@ -149,8 +150,8 @@ def cifar_fs() -> Config:
     )
     validation = EpisodeShape(5, 1, 10)
     return Config(
-        model, "cifar-fs", shapes, validation, 2500, images_per_step=800, across_tasks=ACROSS_TASKS, dense=DENSE,
-        bf16=True,
+        model, "cifar-fs", shapes, validation, 2800, images_per_step=800, learning_rate=3e-3, across_tasks=ACROSS_TASKS,
+        dense=DENSE, bf16=True,
     )  # fmt: skip
 
 

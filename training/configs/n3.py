@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from models.methods.n3 import N3Config
 from models.nn.bases import TENSORFLOW_MOBILENET, BaseSpec
+from training.data.folders import DataError
 from training.encoded import Embeddings
 
 
@@ -19,7 +20,8 @@ class Config:
     base: str
     """Where the base's weights come from (``training.pretrained.read_base``)."""
     n_steps: int
-    """The first ``n_head_steps`` on features of the base as it is, the others on images through adapted networks."""
+    """The first ``n_head_steps`` on features of the base as it is, the others on images through adapted networks; where
+    no layer is adapted, all on features."""
     n_head_steps: int = 0
     classifier_rows: bool = False
     """Whether to learn of classes without images, too, from a pretrained classifier's rows and their texts."""
@@ -53,6 +55,11 @@ class Config:
     augmentation: float = 0.5
     bf16: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model.adapts and self.n_steps <= self.n_head_steps:
+            few = f"{self.n_steps} steps adapt no layer: the first {self.n_head_steps} are for the classification layer"
+            raise DataError(f"{few}; take {self.n_head_steps + 1} or more (--steps).")
 
 
 def tiny() -> Config:
@@ -99,7 +106,7 @@ def ordinary(dataset: str) -> Config:
 
 def _logits_only(config: Config) -> Config:
     """All of its steps are on features of the base as it is."""
-    return replace(config, model=replace(config.model, adapts=()), n_head_steps=config.n_steps, head_share=0.1)
+    return replace(config, model=replace(config.model, adapts=()), head_share=0.1)
 
 
 def _held(config: Config, gamma: float, mu: float) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -26,7 +27,7 @@ def fetch(url: str, folder: Path, md5: str | None = None) -> None:
         for member in sorted(partial.iterdir()):
             _take_place(member, folder / member.name)
         partial.rmdir()
-    except (OSError, RuntimeError, EOFError, BadZipFile, TarError) as error:  # EOFError: gzip, cut short
+    except (OSError, RuntimeError, EOFError, BadZipFile, TarError, zlib.error) as error:  # EOFError: gzip, cut short
         why = " ".join(str(error).split())
         rest = f"remove {archive} and try again"  # torchvision takes what is there for whole
         by_hand = "download it there yourself and try again"

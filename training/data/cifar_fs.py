@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from models.preprocess import PreprocessSpec
-from training.data import archives
+from training.data import archives, zero_shot
 from training.data.folders import DataError, ImageSet, data_root, read_images
 
 NAME = "cifar-fs"
@@ -18,19 +19,26 @@ def load(part: str, spec: PreprocessSpec = SPEC) -> ImageSet:
     images = read_images(source(), spec)
     if part == "all":
         return images
-    chosen = read_split(part)
+    chosen = read_split(part, {Path(name).name for name in images.class_names})
     return images.where(lambda name, _: Path(name).name in chosen)
 
 
-def read_split(part: str) -> frozenset[str]:
-    """The class names of a part, by ``split.json``; raises DataError with what to write there."""
+def read_split(part: str, known: Collection[str]) -> frozenset[str]:
+    """The class names of a part, by ``split.json``; raises DataError with what to write there.
+
+    Also where a class that it trains or validates on is not ``known``, or in both lists. The other list may be missing.
+    """
     path = data_root() / NAME / "split.json"
     try:
-        return frozenset(json.loads(path.read_text(encoding="utf-8"))[part])
+        lists = json.loads(path.read_text(encoding="utf-8"))
+        parts = [name for name in ("train", "validation", part) if name == part or name in lists]
+        split = {name: frozenset(map(str, lists[name])) for name in parts}
     except (OSError, ValueError, KeyError, TypeError) as error:
         form = '{"train": [<64 class names>], "validation": [<16>]}'
         theirs = "the lists of Bertinetto et al.'s CIFAR-FS, https://github.com/bertinetto/r2d2"
         raise DataError(f"{path} does not say what is for {part} ({error!r}); write {form}: {theirs}.") from error
+    zero_shot.check_split(split, known, {name: f"{name} of {path}" for name in split})
+    return split[part]
 
 
 def source() -> Path:

@@ -92,14 +92,19 @@ def read_split(folder: Path, known: Collection[str], remedy: str) -> Split:
     ``remedy`` ends the DataError for a list that is missing: where it comes from. Not all known classes need be named.
     """
     split = {part: frozenset(_lines(folder / name, remedy)) for part, name in LISTS.items()}
+    check_split(split, known, {part: str(folder / name) for part, name in LISTS.items()})
+    return split
+
+
+def check_split(split: Split, known: Collection[str], called: Mapping[str, str]) -> None:
+    """Raise DataError where a list names a class that is not ``known``, or two share one; ``called``: each list."""
     for part, names in split.items():
-        _check_known(folder / LISTS[part], names, known)
+        _check_known(called[part], names, known)
     for one, other in combinations(split, 2):
         if shared := sorted(split[one] & split[other]):
             raise DataError(
-                f"{folder / LISTS[one]} and {LISTS[other]} share {_some(shared)}; leave each class in one list only."
+                f"{called[one]} and {called[other]} share {_some(shared)}; leave each class in one list only."
             )
-    return split
 
 
 def own_split(
@@ -147,11 +152,11 @@ def _lines(path: Path, remedy: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def _check_known(path: Path, names: Iterable[str], known: Collection[str]) -> None:
+def _check_known(called: str, names: Iterable[str], known: Collection[str]) -> None:
     if unknown := sorted(set(names) - set(known)):
         close = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"; is {unknown[0]!r} {close[0]!r}" if close else f"; classes are called {_some(sorted(known))}"
-        raise DataError(f"{path} names {_some(unknown)}, which the data set does not have{hint}?")
+        raise DataError(f"{called} names {_some(unknown)}, which the data set does not have{hint}?")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -77,7 +77,7 @@ def fit(
     saved, smoothed = time.monotonic(), math.nan
     steps = tqdm(range(first, last), initial=first, total=config.n_steps, disable=not runtime.is_main, mininterval=5.0)
     for step in steps:
-        if runtime.is_main and step % validate_every == 0:
+        if runtime.is_main and step % validate_every == 0 and (step > first or not first):
             run_log.append(run, {"step": step, "loss": smoothed, **validate(model, validation, unseen_texts, runtime)})
         loss = _train_step(config, model, optimizer, material, runtime, step, path)
         smoothed = loss if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * loss
@@ -86,7 +86,7 @@ def fit(
         if runtime.is_main and (done == last or time.monotonic() - saved > checkpoint_every_s):
             checkpoint.save(path, model, optimizer, {**facts, **known, "step": done})
             saved = time.monotonic()
-    if runtime.is_main:
+    if runtime.is_main and first < last:
         run_log.append(run, {"step": last, "loss": smoothed, **validate(model, validation, unseen_texts, runtime)})
     return model
 
@@ -157,7 +157,7 @@ def _train_step(
     Raises CheckpointError, the weights and the run's checkpoint ``path`` as they were, where it is not finite.
     """
     rng = np.random.default_rng([config.seed, step, runtime.rank])
-    on = _loss_on_features if step < config.n_head_steps else _loss_on_images
+    on = _loss_on_images if model.layers and step >= config.n_head_steps else _loss_on_features
     loss = on(config, model, material, runtime, rng)
     total = loss
     if config.n_imagined:
@@ -235,11 +235,13 @@ def _begun(path: Path, config: Config, train: ImageSet) -> tuple[Base, Projectio
 
     And what its header says of base and descriptions; nothing, where an older version began it.
     Raises CheckpointError where it was begun with other images or settings; only how long it goes on may change, the
-    precision of its forward passes, where its base lies, and what nothing is learned through.
+    precision of its forward passes, where its base lies, what nothing is learned through, and how many steps are on
+    features where no layer is adapted: there, all are.
     """
     model, header = load_model(path)
     saved = {**header["config"], **header["config"]["model"], "images": header["train_data_digest"]}
     free = {"model", "base", "dataset", "n_steps", "bf16", "refinement"}
+    free |= set() if model.layers else {"n_head_steps"}
     settings = {name: value for name, value in asdict(config).items() if name not in free}
     wanted = {**asdict(config.model), **settings, "images": train.digest}
     filled_in = {"n_remembered", "token_dim"}

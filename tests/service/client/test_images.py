@@ -221,6 +221,18 @@ def test_a_photograph_as_cameras_make_them_is_scaled_down_to_be_sent(mode: str, 
     assert fit_to_send(sent, 10) == sent  # small enough a side
 
 
+@pytest.mark.parametrize("side", [1024, 2047, 2048, 4096])
+def test_a_jpeg_that_decoding_alone_makes_small_is_scaled_down_too(side: int) -> None:
+    """Reading one at a half or a quarter leaves just 1,024 pixels of 2,048 or 4,096."""
+    buffer = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (256, 256), dtype=np.uint8)).resize((side, side)).save(buffer, "JPEG")
+    data = buffer.getvalue()
+    sent = fit_to_send(data, 1_000)
+    with Image.open(io.BytesIO(sent)) as scaled:
+        assert scaled.size == (1024, 1024)
+    assert (sent == data) == (side == 1024)
+
+
 @pytest.mark.parametrize("data", [b"no image", b"\x89PNG\r\n\x1a\n cut off"])
 def test_what_cannot_be_scaled_is_sent_as_it_is(data: bytes) -> None:
     assert fit_to_send(data, 3) == data

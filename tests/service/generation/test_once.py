@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models import metamodel
 from models.bundle import decode
 from models.errors import GenerationFailed, NotFound, Unavailable
 from models.generator import OnnxGenerator
@@ -133,9 +134,10 @@ class TestGenerator:
             OnnxGenerator().generate(broken, prototypes.spec())
 
     def test_a_broken_graph_fails(self, zoo: Path, meta_model: MetaModel) -> None:
-        (zoo / meta_model.name / "generator.onnx").write_bytes(b"not a graph")
+        files = {name: meta_model.read(name) for name in meta_model.manifest.files}
+        broken = metamodel.write(zoo / "broken", meta_model.manifest, {**files, "generator.onnx": b"not a graph"})
         with pytest.raises(GenerationFailed, match="check the service's log"):
-            OnnxGenerator().generate(meta_model, prototypes.spec())
+            OnnxGenerator().generate(broken, prototypes.spec())
 
 
 class TestLocalGeneration:

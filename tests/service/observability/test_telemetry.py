@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import logging
@@ -206,6 +207,31 @@ def test_a_stuck_reader_holds_nobody_up_and_costs_the_oldest_lines(root_logger, 
     messages = [int(json.loads(line)["message"]) for line in pipe.getvalue().splitlines()]
     assert messages[-100:] == list(range(900, 1000))
     assert messages == sorted(set(messages))
+
+
+class FullDisk(io.StringIO):
+    """Takes nothing until there is room, as a full disk does."""
+
+    def __init__(self):
+        super().__init__()
+        self.has_room, self.refused, self.got = False, threading.Event(), threading.Event()
+
+    def flush(self):
+        if not self.has_room:
+            self.refused.set()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.got.set()
+
+
+def test_where_the_disk_was_full_for_a_moment_logging_goes_on(root_logger):
+    disk = FullDisk()
+    configure_logging("info", stream=disk)
+    logging.getLogger("x").info("while it is full")
+    assert disk.refused.wait(120)
+    disk.has_room = True
+    logging.getLogger("x").info("afterwards")
+    assert disk.got.wait(120)
+    assert json.loads(disk.getvalue().splitlines()[-1])["message"] == "afterwards"
 
 
 def test_what_was_logged_last_is_written_at_the_end_of_the_process():

@@ -29,14 +29,22 @@ class CheckpointError(Exception):
 
 
 def save(path: Path, model: nn.Module, optimizer: Optimizer | None, header: Mapping[str, Any]) -> None:
-    """Write model, optimizer state and a JSON-able header; the file appears whole or not at all."""
+    """Write model, optimizer state and a JSON-able header; the file appears whole or not at all.
+
+    Raises CheckpointError where it cannot be written (a full disk); the one before is still there then.
+    """
     tensors = {f"model/{name}": tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     if optimizer is not None:
         tensors |= _optimizer_tensors(optimizer)
+    metadata = {"header": json.dumps({"format": FORMAT_VERSION, **header})}
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_suffix(".partial")
-    save_file(tensors, staging, metadata={"header": json.dumps({"format": FORMAT_VERSION, **header})})
-    os.replace(staging, path)
+    try:
+        save_file(tensors, staging, metadata=metadata)
+        os.replace(staging, path)
+    except (SafetensorError, OSError) as error:
+        remedy = "make room there, and run the same command again: it goes on from the last checkpoint"
+        raise CheckpointError(f"{path} could not be written ({error}); {remedy}.") from error
 
 
 def read_header(path: Path) -> dict[str, Any]:

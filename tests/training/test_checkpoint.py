@@ -133,9 +133,14 @@ def test_a_save_that_fails_leaves_the_last_checkpoint(saved: Path) -> None:
     with pytest.raises(TypeError):
         checkpoint.save(saved, *trained(seed=1), {"step": object()})
     assert saved.read_bytes() == before
+    saved.with_suffix(".partial").mkdir()
+    with pytest.raises(CheckpointError, match=r"could not be written \(.*goes on from the last checkpoint"):
+        checkpoint.save(saved, *trained(seed=1), {"step": 3})
+    assert saved.read_bytes() == before
     if os.geteuid():  # root writes everywhere
+        saved.with_suffix(".partial").rmdir()
         saved.parent.chmod(stat.S_IRUSR | stat.S_IXUSR)
-        with pytest.raises(Exception, match="denied"):
+        with pytest.raises(CheckpointError, match="denied"):
             checkpoint.save(saved, *trained(seed=1), {"step": 3})
         saved.parent.chmod(stat.S_IRWXU)
         assert saved.read_bytes() == before

@@ -73,7 +73,10 @@ class OnnxGenerator:
         self._session(meta_model)
 
     def feeds(self, meta_model: MetaModel, spec: TaskSpec, order: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """The inputs of ``generator.onnx`` for a task, its classes in ``order``; raises GenerationFailed."""
+        """The inputs of ``generator.onnx`` for a task, its classes in ``order``.
+
+        Raises GenerationFailed, and Unavailable where the meta-model's files were changed.
+        """
         if meta_model.manifest.accepts_descriptions:
             return {**self._described(meta_model, spec, order)}
         support, labels = _support(spec, order, unlabeled_slot=meta_model.manifest.max_classes)

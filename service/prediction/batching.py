@@ -85,9 +85,7 @@ class Batcher:
         try:
             return await future
         finally:
-            if not request.is_over:
-                self._line.withdraw(request)
-            request.pieces.clear()
+            self.withdraw(request)
             del request, images, future  # a failed future holds this frame, which must not hold it and the images
 
     def submit(
@@ -111,11 +109,11 @@ class Batcher:
         return request
 
     def withdraw(self, request: Request) -> None:
-        """End a submitted request early: what waits of it leaves the line, and its ``answer`` gets a CancelledError."""
+        """Let go of a request. One that is not over leaves the line, and its ``answer`` gets a CancelledError."""
         if not request.is_over:
             self._line.withdraw(request)
-            request.pieces.clear()
             request.answer(asyncio.CancelledError())
+        request.pieces.clear()
 
     async def drain(self) -> None:
         """Refuse new requests, finish those that wait, and end the runners."""

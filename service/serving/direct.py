@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import re
 from asyncio import CancelledError
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -127,19 +128,13 @@ class DirectProtocol(PatientProtocol):
 
     def _turn_away(self, call: Call, cycle: RequestResponseCycle, error: Busy) -> None:
         """Send a refusal; a body that is still on its way is dropped as it arrives."""
-        token = request_id.set(call.request_id)
-        try:
+        with _known_by(call):
             self._send(call, cycle, refusal(cycle.scope["path"], error), {})
-        finally:
-            request_id.reset(token)
 
     def _give_up(self, call: Call, cycle: RequestResponseCycle) -> None:
         """Count a request whose client has left before its answer."""
-        token = request_id.set(call.request_id)
-        try:
+        with _known_by(call):
             record(call.here.metrics, cycle.scope, ADDRESS, CLIENT_WENT_AWAY, perf_counter() - call.began_at)
-        finally:
-            request_id.reset(token)
 
     def _send(self, call: Call, cycle: RequestResponseCycle, response: Response, timings: Mapping[str, float]) -> None:
         """Answer as the application would, header by header."""
@@ -164,6 +159,16 @@ class DirectProtocol(PatientProtocol):
         """Leave the request to the application, as if nothing had been done about it."""
         call.here.rate_limits.give_back(call.caller)
         super()._start_asgi_task(cycle, self.app)
+
+
+@contextmanager
+def _known_by(call: Call) -> Iterator[None]:
+    """Around what is logged of a request: by its id."""
+    token = request_id.set(call.request_id)
+    try:
+        yield
+    finally:
+        request_id.reset(token)
 
 
 def _call(scope: Mapping[str, Any], here: Served | None) -> Call | None:

@@ -147,7 +147,12 @@ async def _build(stack: AsyncExitStack, settings: Settings, metrics: Metrics, tr
     stack.push_async_callback(sessions.close)
     batcher = _batcher(settings, metrics)
     stack.push_async_callback(batcher.drain)
-    intake = Intake(n_threads=settings.n_runners, max_pixels=settings.max_image_pixels, max_queue=settings.max_queue)
+    intake = Intake(
+        n_threads=settings.n_runners,
+        max_pixels=settings.max_image_pixels,
+        max_queue=settings.max_queue,
+        metrics=metrics,
+    )
     stack.callback(intake.close)
     pending = _pending(stack, settings, generation, storage.tasks, metrics, _Warmer(sessions))
     specifier = Specifier(settings, catalogue, intake, DescriptionReader(encoders))

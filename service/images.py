@@ -17,6 +17,8 @@ from PIL.Image import Image as Opened
 from models.errors import BrokenImage, Busy, ClassmithError, InvalidRequest, TooLarge
 from models.preprocess import PreprocessSpec, claimed_pixels, decode, to_pixels
 from models.task import Pixels
+from service.backpressure import jittered
+from service.observability.telemetry import Metrics
 from service.prediction.pieces import Given
 
 PEEK = PreprocessSpec(size=32, channels=3)
@@ -94,15 +96,17 @@ class Looks(NamedTuple):
 class Intake:
     """Decodes support images in a few threads; more images than ``max_queue`` at once are refused as Busy."""
 
-    def __init__(self, *, n_threads: int, max_pixels: int, max_queue: int) -> None:
+    def __init__(self, *, n_threads: int, max_pixels: int, max_queue: int, metrics: Metrics | None = None) -> None:
         self._pool = ThreadPoolExecutor(n_threads, "classmith-intake")
+        self._shed = (metrics or Metrics()).shed.labels("decode_queue_full")
         self._n_threads, self._max_pixels, self._max_queue = n_threads, max_pixels, max_queue
         self._n_waiting = 0
 
     async def pixels(self, images: Sequence[Image], spec: PreprocessSpec) -> list[Pixels]:
         """``(size, size, channels)`` uint8 for each image, in order; raises the first image's error, located."""
         if self._n_waiting and self._n_waiting + len(images) > self._max_queue:
-            raise Busy("Too many images are being decoded; try again in a moment.", retry_after_s=1.0)
+            self._shed.inc()
+            raise Busy("Too many images are being decoded; try again in a moment.", retry_after_s=jittered(1.0))
         self._n_waiting += len(images)
         try:
             return await self._pixels(images, spec)

@@ -82,13 +82,28 @@ def render(
         _facts(manifest, evaluation),
         _accuracy(evaluation["columns"]),
         _fine_tuning(evaluation["columns"]),
-        _comparison(comparison) if comparison else "",
+        compared(comparison) if comparison else "",
         _int8(int8) if int8 else "",
         _calibration(evaluation["columns"]),
         _notes(evaluation),
         "Rendered from `evaluation.json` by `training evaluate`; commands and seeds are in that file.",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def compared(comparison: dict[str, Any]) -> str:
+    """The table of a comparison.json: the mean over its seeds of each method, in the order in which they were given."""
+    columns = comparison["columns"]
+    head = f"| accuracy, % | seeds | {' | '.join(column_name(c) for c in columns)} |"
+    seeds = {name: len(of_name) for name, of_name in columns[0]["by_seed"].items()}
+    figures = {name: [_figure(c["accuracy"][name]) for c in columns] for name in seeds}
+    rows = [f"| {PEERS.get(name, name)} | {seeds[name]} | {' | '.join(figures[name])} |" for name in seeds]
+    counts = ", ".join(f"{c['n_episodes']} episodes {column_name(c)}" for c in columns)
+    note = (
+        "Runs that differ in what their names say, on the same tasks and documents of unseen classes, before they are "
+        f"exported ({counts}): `{comparison['command']}`."
+    )
+    return "\n".join(["## Ablations and peers", "", head, "|---" * (len(columns) + 2) + "|", *rows, "", note])
 
 
 def column_name(column: dict[str, Any]) -> str:
@@ -244,21 +259,6 @@ def _fine_tuning(columns: list[dict[str, Any]]) -> str:
         "writing on 1."
     )
     return "\n".join(["## Against fine-tuning", "", head, "|---" * (len(COMPARED_HEAD) + 1) + "|", *rows, "", note])
-
-
-def _comparison(comparison: dict[str, Any]) -> str:
-    """The mean over its seeds of each method, in the order in which they were given."""
-    columns = comparison["columns"]
-    head = f"| accuracy, % | seeds | {' | '.join(column_name(c) for c in columns)} |"
-    seeds = {name: len(of_name) for name, of_name in columns[0]["by_seed"].items()}
-    figures = {name: [_figure(c["accuracy"][name]) for c in columns] for name in seeds}
-    rows = [f"| {PEERS.get(name, name)} | {seeds[name]} | {' | '.join(figures[name])} |" for name in seeds]
-    counts = ", ".join(f"{c['n_episodes']} episodes {column_name(c)}" for c in columns)
-    note = (
-        "Runs that differ in what their names say, on the same tasks and documents of unseen classes, before they are "
-        f"exported ({counts}): `{comparison['command']}`."
-    )
-    return "\n".join(["## Ablations and peers", "", head, "|---" * (len(columns) + 2) + "|", *rows, "", note])
 
 
 def _int8(facts: quantised.Facts) -> str:

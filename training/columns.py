@@ -57,6 +57,7 @@ def evaluate_standard(
     """
     _refuse_fine_tuning(meta_model, n_fine_tuned)
     evaluation = _trained_on(meta_model)
+    _comparison(meta_model)  # what the card will hold is read before anything is measured
     dataset = DATASETS[evaluation["training"]["config"]["dataset"]]
     images = dataset.load("validation", size=meta_model.manifest.preprocess.size)
     refuse_other_classes(evaluation["training"], images)
@@ -80,12 +81,13 @@ def evaluate_standard(
 
 
 def write_card(meta_model: MetaModel) -> None:
-    """CARD.md, from the evaluation.json and, where there are any, the comparison.json and int8.json beside it."""
+    """CARD.md, from the evaluation.json and, where there are any, the comparison.json and int8.json beside it.
+
+    Raises DataError where comparison.json is damaged.
+    """
     evaluation = json.loads((meta_model.folder / "evaluation.json").read_text())
-    path = meta_model.folder / COMPARISON
-    comparison = json.loads(path.read_text()) if path.is_file() else None
     found = quantised.read(meta_model)
-    rendered = card.render(meta_model.manifest, evaluation, comparison, found[1] if found else None)
+    rendered = card.render(meta_model.manifest, evaluation, _comparison(meta_model), found[1] if found else None)
     write_text(meta_model.folder / "CARD.md", rendered)
 
 
@@ -98,6 +100,7 @@ def quantise_trained(
     where they have changed since, and as ``training.quantise``.
     """
     training = _evaluation(meta_model)["training"]
+    _comparison(meta_model)
     refuse_other_source(training, images)
     dataset = DATASETS[training["config"]["dataset"]]
     size, train_size = meta_model.manifest.preprocess.size, training["config"].get("train_size")
@@ -213,6 +216,18 @@ def _evaluation(meta_model: MetaModel) -> dict[str, Any]:
         why = "is missing" if isinstance(error, FileNotFoundError) else f"does not say how it was trained ({error!r})"
         raise DataError(f"{path} {why}; export the meta-model again, or give --images.") from error
     return evaluation
+
+
+def _comparison(meta_model: MetaModel) -> dict[str, Any] | None:
+    path = meta_model.folder / COMPARISON
+    try:
+        comparison: dict[str, Any] = json.loads(path.read_text())
+        card.compared(comparison)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} holds no comparison ({error!r}); write it again, or delete it.") from error
+    return comparison
 
 
 def _described(

@@ -229,8 +229,8 @@ class LogitsGenerator(nn.Module):
     """Writes the logits layer: section 4.2's attention over support features, plus a difference zero at the start.
 
     ``W_k = 2 m c_k + Delta_k`` and ``b_k = -m c_k^2 + delta_k`` with ``c_k = sum_s a_ks f_s``: without the differences
-    the logits are negative squared distances to the attended class means ``c_k``, in the learned diagonal metric m.
-    The weight token of class k carries that class's label embedding.
+    the logits are negative squared distances to the attended class means ``c_k``, in the learned diagonal metric m: one
+    number where features have unit length. The weight token of class k carries that class's label embedding.
     """
 
     def __init__(self, config: HyperTransformerConfig) -> None:
@@ -243,7 +243,8 @@ class LogitsGenerator(nn.Module):
         nn.init.zeros_(self.query.weight)
         nn.init.zeros_(self.query.bias)
         self.same_label = nn.Parameter(torch.tensor(6.0))
-        self.log_metric = nn.Parameter(torch.full((features,), math.log(6.0 / features)))
+        directions = 1 if config.unit_features else features  # of features of one length, weights fit training classes
+        self.log_metric = nn.Parameter(torch.full((directions,), math.log(6.0 / features)))
         self.read_out = nn.Linear(dim, features + 1)
         nn.init.zeros_(self.read_out.weight)
         nn.init.zeros_(self.read_out.bias)

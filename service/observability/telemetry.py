@@ -36,8 +36,8 @@ SCRAPE_S = 1.0
 SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 SHED_REASONS = (
-    "queue_full", "deadline", "expired", "cold_queue_full", "generation_queue_full", "explain_queue_full",
-    "export_queue_full", "rate_limit",
+    "queue_full", "deadline", "expired", "cold_queue_full", "decode_queue_full", "generation_queue_full",
+    "explain_queue_full", "export_queue_full", "rate_limit",
 )  # fmt: skip
 OUTCOMES = ("made", "failed")
 LOG_FIELDS = (

@@ -202,9 +202,15 @@ def test_a_model_starts_with_zero_differences() -> None:
         assert_equal(scale, scale.mean(-1, keepdim=True).expand_as(scale))
 
 
-def test_without_differences_logits_are_distances_to_class_means() -> None:
-    """Section 4.2's read-out, its attention on the class's own images: a closed form in a learned diagonal metric."""
-    model, given = without_differences(CONFIG), small.tasks(shots=UNBALANCED, n_unlabeled=2)
+@pytest.mark.parametrize(("unit_features", "n_numbers"), [(False, CONFIG.feature_dim), (True, 1)])
+def test_without_differences_logits_are_distances_to_class_means(unit_features: bool, n_numbers: int) -> None:
+    """Section 4.2's read-out, its attention on the class's own images: a closed form in a learned diagonal metric.
+
+    Of features of unit length it is one number.
+    """
+    model = without_differences(replace(CONFIG, unit_features=unit_features))
+    assert model.logits.log_metric.shape == (n_numbers,)
+    given = small.tasks(shots=UNBALANCED, n_unlabeled=2)
     with torch.no_grad():
         model.logits.query.weight.zero_()
         model.logits.query.bias.zero_()

@@ -168,6 +168,11 @@ def test_evaluate_writes_the_card_of_a_known_data_set(
         assert not (copy / "CARD.md").exists()
     facts["training"]["validation_groups"] = ["ash"]
     (copy / "evaluation.json").write_text(json.dumps(facts))
+    for damaged in ('{"columns": [', '{"runs": []}', "[]"):
+        (copy / COMPARISON).write_text(damaged)
+        assert "comparison.json holds no comparison" in refusal(capsys, "evaluate", str(copy), "--episodes", "2")
+        assert json.loads((copy / "evaluation.json").read_text()) == facts
+    (copy / COMPARISON).unlink()
     out = tmp_path / "figures" / "standard.json"
     assert main(["evaluate", str(copy), "--episodes", "2", "--out", str(out)]) == 0
     found = json.loads((copy / "evaluation.json").read_text())

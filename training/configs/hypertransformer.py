@@ -150,8 +150,8 @@ def cifar_fs() -> Config:
     )
     validation = EpisodeShape(5, 1, 10)
     return Config(
-        model, "cifar-fs", shapes, validation, 2800, images_per_step=800, learning_rate=3e-3, across_tasks=ACROSS_TASKS,
-        dense=DENSE, bf16=True,
+        model, "cifar-fs", shapes, validation, 4800, images_per_step=800, learning_rate=3e-3, weight_decay=0.05,
+        across_tasks=ACROSS_TASKS, dense=DENSE, bf16=True,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from service.cli.output import FAILED, UNREACHABLE, WRONG_USE, CommandFailed, complain, print_json, wants_progress
 from service.client import LOCAL_URL, Classmith, ClientError, Retries, Task, Unreachable, UnusableInput
-from service.client.calls import folder_classes
+from service.client.bodies import folder_classes
 from service.client.errors import images_as
 from service.client.images import expanded
 

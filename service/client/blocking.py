@@ -13,21 +13,10 @@ from typing import Self
 import httpx
 from httpx_sse import connect_sse
 
-from service.client import calls, following
-from service.client.answers import (
-    Json,
-    MetaModelInfo,
-    Names,
-    Prediction,
-    TaskInfo,
-    explanation,
-    layers,
-    meta_models,
-    names_given,
-    predictions,
-    task_info,
-)
-from service.client.calls import LOCAL_URL, Call, Classes
+from service.client import answers, bodies, calls, following
+from service.client.answers import Json, MetaModelInfo, Names, Prediction, TaskInfo
+from service.client.bodies import Classes
+from service.client.calls import LOCAL_URL, Call
 from service.client.errors import check_open, counted_from, images_as
 from service.client.following import ENDED, Ending
 from service.client.images import LARGE_BYTES, Images, expanded
@@ -79,15 +68,15 @@ class Classmith:
         Raises UnusableInput, TaskFailed, TimedOut; where the service took no task in that time its refusal (TooBusy),
         or Unreachable.
         """
-        body = calls.task_body(classes, unlabeled, meta_model, self._large_bytes)
+        body = bodies.task_body(classes, unlabeled, meta_model, self._large_bytes)
         stay_s = calls.stay_s(timeout_s, self._http.timeout.read) if wait and progress is False else 0.0
         call = calls.create(body, stay_s=stay_s, patience_s=timeout_s if wait else math.inf)
         deadline = following.deadline_in(timeout_s)
         with of_task(progress) as report:
-            info = task_info(self._ask(call))
+            info = answers.task_info(self._ask(call))
             report(info)
             info = self._finished(info, deadline, report) if wait else info
-        return Task(self, info, names_given(classes, info))
+        return Task(self, info, answers.names_given(classes, info))
 
     def create_from_folder(
         self,
@@ -104,14 +93,14 @@ class Classmith:
         Images of a folder ``unlabeled`` belong to no stated class. ``descriptions``: of some of these classes, or of
         further ones. The rest as in ``create``.
         """
-        classes, unlabeled = calls.folder_classes(folder, descriptions)
+        classes, unlabeled = bodies.folder_classes(folder, descriptions)
         return self.create(
             classes, unlabeled=unlabeled, meta_model=meta_model, wait=wait, timeout_s=timeout_s, progress=progress
         )
 
     def task(self, ident: str) -> Task:
         """A task by its id; raises NotFound."""
-        return Task(self, task_info(self._ask(calls.show(ident))))
+        return Task(self, answers.task_info(self._ask(calls.show(ident))))
 
     def tasks(self) -> Iterator[Task]:
         """All tasks, newest first, fetched page by page."""
@@ -119,14 +108,14 @@ class Classmith:
         while True:
             found = self._ask(calls.page(after))
             for shown in found["tasks"]:
-                yield Task(self, task_info(shown))
+                yield Task(self, answers.task_info(shown))
             after = calls.onward(found)
             if after is None:
                 return
 
     def meta_models(self) -> list[MetaModelInfo]:
         """What classifiers can be made by, by name."""
-        return meta_models(self._ask(calls.meta_models()))
+        return answers.meta_models(self._ask(calls.meta_models()))
 
     def close(self) -> None:
         """Close the connections."""
@@ -230,21 +219,21 @@ class Task:
         singles = expanded(images)
         found: list[Prediction] = []
         with of_images(progress, len(singles)) as report:
-            for batch in calls.batches(singles, self.client._large_bytes):
+            for batch in bodies.batches(singles, self.client._large_bytes):
                 with images_as(counted_from(len(found))):
                     answer = self.client._ask(calls.predict(self.id, batch, top_k))
-                found += predictions(answer, self.names)
+                found += answers.predictions(answer, self.names)
                 report(len(found), len(singles))
         return found
 
     def explain(self, image: Images) -> Json:
         """What in the image and in the texts carried the decision, as the service says it."""
-        answer = self.client._ask(calls.explain(self.id, calls.one(image, self.client._large_bytes)))
-        return explanation(answer, self.names)
+        answer = self.client._ask(calls.explain(self.id, bodies.one(image, self.client._large_bytes)))
+        return answers.explanation(answer, self.names)
 
     def adaptation(self) -> list[Json]:
         """How far the task changed each layer that it adapts: ``name``, ``type`` and ``relative_change``."""
-        return layers(self.client._ask(calls.adaptation(self.id)))
+        return answers.layers(self.client._ask(calls.adaptation(self.id)))
 
     def export(self, path: str | PathLike[str]) -> Path:
         """Write the classifier as an ONNX file that runs anywhere; its metadata name classes and preprocessing."""

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from service.client import UnusableInput
-from service.client.calls import batches, folder_classes, one, save, task_body
+from service.client.bodies import batches, folder_classes, one, task_body
+from service.client.calls import save
 from service.client.images import class_folders, encoded, expanded, fit_to_send
 
 RNG = np.random.default_rng(0)

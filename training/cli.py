@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from models.errors import ClassmithError
-from training import commands
+from training import commands, memory
 from training.checkpoint import CheckpointError
 from training.commands import EPISODES, ONE_COLUMN
 from training.data.folders import DataError
@@ -24,6 +24,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; problems the user can mend are one line on standard error and exit status 2."""
     arguments = _parser().parse_args(argv)
+    memory.keep_freed()
     try:
         if "device" in arguments:
             _check_fit(arguments)

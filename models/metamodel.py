@@ -179,7 +179,7 @@ class MetaModel:
         expected = self.manifest.files.get(file)
         try:
             data = (self.folder / file).read_bytes()
-        except FileNotFoundError:
+        except OSError:
             data = None
         if data is None or (expected and _sha256(data) != expected):
             changed = f"{file} of {self.name} was changed since it was loaded (exported again, perhaps)"
@@ -189,6 +189,14 @@ class MetaModel:
 
 def load(folder: Path) -> MetaModel:
     """Load and verify one folder; raises InvalidMetaModel with what is wrong and what to do."""
+    try:
+        return _verified(folder)
+    except OSError as error:
+        why = f"{error.filename or folder} cannot be read: {error.strerror}"
+        raise InvalidMetaModel(f"{folder} ({why}); let this user read it, or move it elsewhere.") from error
+
+
+def _verified(folder: Path) -> MetaModel:
     path = folder / "manifest.json"
     if not path.is_file():
         raise InvalidMetaModel(

@@ -24,10 +24,13 @@ PNG_HEADER = MAGIC[1] + b"\0\0\0\rIHDR"
 BROKEN_HEADER = "The image's header is corrupt; send a complete JPEG, PNG or WebP file."
 DEFAULT_MAX_PIXELS = 25_000_000
 WHITE = 255
-MAX_SCANS = 64
-"""A progressive JPEG has about ten. Each can cost a pass over all pixels and take 40 bytes: hours, in a small file."""
+MAX_SCANS, MAX_SEGMENTS = 64, 1_000
+"""Of a JPEG; a progressive one has about ten scans, a large one with its metadata 150 segments. Each scan can cost a
+pass over all pixels and take 11 bytes: hours, in a small file. Pillow's time goes with the square of Exif segments."""
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # no stuffing, no filling, no restart
-START_OF_SCAN, END_OF_IMAGE, WITHOUT_LENGTH = b"\xff\xda", b"\xff\xd9", (b"\xff\xd8", b"\xff\x01")
+START, START_OF_SCAN, END_OF_IMAGE = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+FIRST_WITH_LENGTH = b"\xff\xc0"
+"""Markers before it have none: libjpeg goes past them to the next one."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,6 @@ def decode(data: bytes, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MAX_P
             f"The image is {width} x {height} pixels, over the limit of {max_pixels / 1e6:g} megapixels; "
             "scale it down before sending it."
         )
-    if "progressive" in image.info and _n_scans(data) > MAX_SCANS:
-        raise TooLarge(f"The JPEG has more than {MAX_SCANS} scans; save it again before sending it.")
     mode = "L" if spec.channels == 1 else "RGB"
     try:
         image.draft(mode, (2 * spec.size, 2 * spec.size))  # JPEG: decode at 1/2, 1/4 or 1/8 where that is enough
@@ -115,6 +116,8 @@ def to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _open(data: bytes) -> Image.Image:
+    if data.startswith(START):
+        _check_segments(data)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -134,15 +137,18 @@ def _png_size(data: bytes) -> tuple[int, int]:
     return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
 
 
-def _n_scans(data: bytes) -> int:
-    """The scans of a JPEG, or some number over ``MAX_SCANS``; what follows its end (a phone's video) is none of it."""
-    n, place = 0, 0
-    while n <= MAX_SCANS and (found := MARKER.search(data, place)) and found[0] != END_OF_IMAGE:
-        n += found[0] == START_OF_SCAN
+def _check_segments(data: bytes) -> None:
+    """Raise TooLarge where a JPEG has too many; what follows its end (a phone's video) is none of it."""
+    n_scans, n_segments, place = 0, 0, 0
+    while (found := MARKER.search(data, place)) and found[0] != END_OF_IMAGE:
+        n_scans += found[0] == START_OF_SCAN
+        n_segments += 1
+        if n_scans > MAX_SCANS or n_segments > MAX_SEGMENTS:
+            what = f"{MAX_SCANS} scans" if n_scans > MAX_SCANS else f"{MAX_SEGMENTS} segments"
+            raise TooLarge(f"The JPEG has more than {what}; save it again before sending it.")
         place = found.end()
-        if found[0] not in WITHOUT_LENGTH:
+        if found[0] >= FIRST_WITH_LENGTH and found[0] != START:
             place += int.from_bytes(data[place : place + 2])
-    return n
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:

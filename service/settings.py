@@ -10,9 +10,11 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -23,8 +25,7 @@ LOCAL_TENANT = "local"
 """Whose tasks they are where there are no API keys."""
 KEY, KEY_RULE = re.compile(r"[\x21-\x7e]+"), "a key is visible ASCII without spaces"
 """What an Authorization header carries unchanged from every client: another key could never be given."""
-
-
+REDIS_SCHEMES = ("redis://", "rediss://", "redis+cluster://", "unix://")
 PREFIX = "CLASSMITH_"
 OTHERS = ("URL", "API_KEY", "KEY", "DATASETS")
 """Variables behind the prefix that are no settings: the client's, and where data sets are."""
@@ -170,6 +171,14 @@ class Settings(BaseSettings):
             remedy = "set `enableServiceLinks: false` in the pod, or give the port with --port"
             raise ValueError(f"{port} is what Kubernetes sets for a Service named classmith; {remedy}")
         return port
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_a_redis_address(cls, url: str) -> str:
+        with suppress(ValueError):  # of a port that is no number
+            if not url or (url.startswith(REDIS_SCHEMES) and urlsplit(url).port != 0):
+                return url
+        raise ValueError("this is no address of a Redis; write it like redis://localhost:6379")
 
     @field_validator("api_keys")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,22 @@ def test_a_missing_file_is_refused(written: MetaModel, file: str) -> None:
     (written.folder / file).unlink()
     with pytest.raises(InvalidMetaModel, match=rf"lacks {file}.*half written or copied; export or copy it again"):
         metamodel.load(written.folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="this system has no users to be")
+def test_a_folder_that_may_not_be_entered_is_refused(written: MetaModel) -> None:
+    """As ``lost+found`` is at the root of a mounted volume."""
+    written.folder.chmod(0o000)
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.seteuid(65534)
+        with pytest.raises(InvalidMetaModel, match="cannot be read: Permission denied"):
+            metamodel.load(written.folder)
+    finally:
+        if root:
+            os.seteuid(0)
+        written.folder.chmod(0o755)
 
 
 @pytest.mark.parametrize("file", ["skeleton.onnx", "base.safetensors"])

@@ -143,11 +143,25 @@ def test_other_formats_are_not_opened_whatever_they_are_called(service: Live, ca
         assert "mark" not in refused.text
 
 
-def scans(n: int) -> bytes:
-    """A progressive JPEG whose last scan comes ``n`` times more."""
-    whole = jpeg(progressive=True)
+def scans(n: int, *, between: bytes = b"", **options: object) -> bytes:
+    """A JPEG whose last scan comes ``n`` times more."""
+    whole = jpeg(**options)
     scan = whole[whole.rfind(b"\xff\xda") : -2]
-    return whole[:-2] + n * scan + whole[-2:]
+    return whole[:-2] + between + n * scan + whole[-2:]
+
+
+def separate_scans(n: int) -> bytes:
+    """A JPEG that is not progressive, each of its colours by itself, and the last ``n`` times."""
+    whole = jpeg(subsampling=0)
+    header, colours = whole[: whole.index(b"\xff\xda")], ((1, 0), (2, 0x11), *n * [(3, 0x11)])
+    made = (b"\xff\xda" + struct.pack(">HBBBBBBx", 8, 1, colour, table, 0, 63, 0) for colour, table in colours)
+    return header + b"".join(made) + b"\xff\xd9"
+
+
+def with_segments(n: int) -> bytes:
+    """A JPEG of ``n`` small Exif segments."""
+    whole, payload = jpeg(), b"Exif\0\0and so on"
+    return whole[:2] + n * (b"\xff\xe1" + struct.pack(">H", len(payload) + 2) + payload) + whole[2:]
 
 
 def claims(width: int, height: int) -> bytes:
@@ -163,7 +177,10 @@ BOMBS: dict[str, bytes] = {
     "a PNG with a text of 100 MB": with_chunk(png(), chunk(b"zTXt", b"a\0\0" + FLOOD)),
     "a PNG with an international text of 100 MB": with_chunk(png(), chunk(b"iTXt", b"a\0\1\0\0\0" + FLOOD)),
     "a PNG with a colour profile of 100 MB": with_chunk(png(), chunk(b"iCCP", b"a\0\0" + FLOOD)),
-    "a JPEG of very many scans": scans(2000),
+    "a JPEG of very many scans": scans(2000, progressive=True),
+    "a JPEG of very many scans, none of them progressive": separate_scans(2000),
+    "a JPEG of scans behind a marker that decoders skip": scans(200, progressive=True, between=b"\xff\x02\x7f\xf0"),
+    "a JPEG of segments by the thousand": with_segments(1_100),
 }
 
 
@@ -201,7 +218,8 @@ def test_images_of_a_request_have_a_limit_together(meta_models: Path, tmp_path: 
 def test_usual_scans_and_what_a_phone_appends_are_no_bomb(service: Live) -> None:
     task = service.task(centroids.task_json())["id"]
     video = b"\xff\xda\x00\x02" * 1000
-    for image in (scans(MAX_SCANS // 2), jpeg(progressive=True) + video):
+    usual = (scans(MAX_SCANS // 2, progressive=True), separate_scans(MAX_SCANS // 2), with_segments(150))
+    for image in (*usual, jpeg(progressive=True) + video):
         answer = service.http.post(f"/tasks/{task}/predict", content=image, headers={"Content-Type": "image/jpeg"})
         assert answer.status_code == 200, answer.text
 

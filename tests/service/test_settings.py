@@ -67,11 +67,23 @@ def test_loopback_needs_no_keys(host: str) -> None:
     ("api_keys", '{"k": ""}'), ("api_keys", '{"k": 1}'), ("max_image_bytes", "0"), ("wait_s", "-1"),
     ("log_level", "loud"), ("api_keys", '{"k": "t", "a key": "t"}'), ("api_keys", '{"k ": "t"}'),
     ("api_keys", '{"schl\u00fcssel": "t"}'), ("api_keys", '{"k\\n": "t"}'), ("api_keys", '{"k\\u007f": "t"}'),
+    ("redis_url", "localhost:6379"), ("redis_url", "redis://localhost:abc/0"), ("redis_url", "https://localhost"),
 ])  # fmt: skip
 def test_a_bad_value_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"CLASSMITH_{name.upper()}", value)
     with pytest.raises(InvalidSettings, match=rf"(?i){name}"):
         read_settings()
+
+
+@pytest.mark.parametrize("url", ["redis://:secret@localhost/1", "rediss://[::1]:6380", "unix:///run/redis.sock"])
+def test_an_address_of_redis_is_taken_as_it_is(url: str) -> None:
+    assert read_settings(redis_url=url).redis_url == url
+
+
+def test_an_unusable_address_of_redis_is_not_shown() -> None:
+    with pytest.raises(InvalidSettings, match="write it like redis://localhost:6379") as refused:
+        read_settings(redis_url="https://user:secret@localhost")
+    assert "secret" not in str(refused.value)
 
 
 def test_the_address_that_kubernetes_sets_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

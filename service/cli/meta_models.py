@@ -14,8 +14,11 @@ from service.settings import InvalidSettings, read_settings
 
 
 def list_all(asked: argparse.Namespace) -> int:
-    """Each whole meta-model, with what it takes."""
-    found = read_catalogue(asked.folder or _configured())
+    """Each whole meta-model, with what it takes; fails where there is none."""
+    folder = asked.folder or _configured()
+    found = read_catalogue(folder)
+    if not found.names:
+        raise _none_in(folder)
     manifests = [found.by_name[name].manifest for name in found.names]
     if asked.json:
         return print_json([m.model_dump(mode="json", exclude={"tensors", "files"}) for m in manifests])
@@ -36,7 +39,7 @@ def verify(asked: argparse.Namespace) -> int:
         elif not asked.json:
             print(f"{folder.name}: whole")
     if not folders:
-        raise CommandFailed(f"There is no meta-model in {_configured()}; name a folder, or set CLASSMITH_META_MODELS.")
+        raise _none_in(_configured())
     return FAILED if any(reasons.values()) else 0
 
 
@@ -46,6 +49,10 @@ def _fault(folder: Path) -> str:
     except InvalidMetaModel as error:
         return error.message
     return ""
+
+
+def _none_in(folder: Path) -> CommandFailed:
+    return CommandFailed(f"There is no whole meta-model in {folder}; name a folder, or set CLASSMITH_META_MODELS.")
 
 
 def _configured() -> Path:

@@ -71,8 +71,9 @@ def _add_create(actions: Any) -> None:
   classmith task create --class zebra='zebra/*.jpg' --class horse=horse/ --describe "okapi: striped legs, brown coat"
   classmith task create --folder animals        (animals/zebra/1.jpg, animals/horse/1.jpg, ...)""",
     )
-    create.add_argument("positional_folder", nargs="?", type=Path, metavar="FOLDER", help="the same as --folder")
-    create.add_argument("--folder", type=Path, help="FOLDER/CLASS/IMAGE; a class `unlabeled` has no label")
+    folder = create.add_mutually_exclusive_group()
+    folder.add_argument("positional_folder", nargs="?", type=Path, metavar="FOLDER", help="the same as --folder")
+    folder.add_argument("--folder", type=Path, help="FOLDER/CLASS/IMAGE; a class `unlabeled` has no label")
     create.add_argument(
         "--class",
         "--image",

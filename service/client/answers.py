@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
+from urllib.parse import parse_qs, urlsplit
 
 from service.client.errors import GENERATION_FAILED, Problem, TaskFailed
 
@@ -102,6 +103,16 @@ def task_info(document: Json) -> TaskInfo:
         notes=tuple(map(str, document.get("notes") or ())),
         document=document,
     )
+
+
+def page(document: Json) -> tuple[list[TaskInfo], str | None]:
+    """A page of tasks, and where the next begins: None after the last.
+
+    Of the next one's address only this counts: a proxy may change the path.
+    """
+    onward = document["next"]
+    after = None if onward is None else parse_qs(urlsplit(onward).query)["after"][0]
+    return [task_info(shown) for shown in document["tasks"]], after
 
 
 def meta_models(document: Json) -> list[MetaModelInfo]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Self
@@ -21,7 +22,7 @@ from service.client.errors import check_open, counted_from, images_as
 from service.client.following import ENDED, Ending
 from service.client.images import LARGE_BYTES, Images, expanded
 from service.client.progress import OnImages, OnTask, of_images, of_task
-from service.client.retries import Attempts, Retries, document
+from service.client.retries import Attempts, Found, Retries, answer
 
 
 class Classmith:
@@ -73,7 +74,7 @@ class Classmith:
         call = calls.create(body, stay_s=stay_s, patience_s=timeout_s if wait else math.inf)
         deadline = following.deadline_in(timeout_s)
         with of_task(progress) as report:
-            info = answers.task_info(self._ask(call))
+            info = self._ask(call, answers.task_info)
             report(info)
             info = self._finished(info, deadline, report) if wait else info
         return Task(self, info, answers.names_given(classes, info))
@@ -100,22 +101,21 @@ class Classmith:
 
     def task(self, ident: str) -> Task:
         """A task by its id; raises NotFound."""
-        return Task(self, answers.task_info(self._ask(calls.show(ident))))
+        return Task(self, self._ask(calls.show(ident), answers.task_info))
 
     def tasks(self) -> Iterator[Task]:
         """All tasks, newest first, fetched page by page."""
         after: str | None = None
         while True:
-            found = self._ask(calls.page(after))
-            for shown in found["tasks"]:
-                yield Task(self, answers.task_info(shown))
-            after = calls.onward(found)
+            found, after = self._ask(calls.page(after), answers.page)
+            for info in found:
+                yield Task(self, info)
             if after is None:
                 return
 
     def meta_models(self) -> list[MetaModelInfo]:
         """What classifiers can be made by, by name."""
-        return answers.meta_models(self._ask(calls.meta_models()))
+        return self._ask(calls.meta_models(), answers.meta_models)
 
     def close(self) -> None:
         """Close the connections."""
@@ -127,8 +127,8 @@ class Classmith:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, call: Call) -> Json:
-        return document(self._send(call))
+    def _ask(self, call: Call, read: Callable[[Json], Found]) -> Found:
+        return answer(self._send(call), read)
 
     def _send(self, call: Call) -> httpx.Response:
         attempts = Attempts(self.url, self._retries, call.patience_s)
@@ -149,21 +149,23 @@ class Classmith:
         attempts = Attempts(self.url, self._retries)
         while not info.is_finished:
             before = info
-            info, ending = self._watch(info, following.patience_s(deadline, info), report)
+            info, ending = self._watch(info, deadline, report)
             if ending is None or info != before:  # it was reached: the next failure is the first again
                 attempts = Attempts(self.url, self._retries)
             time.sleep(following.pause_s(attempts, info, ending, deadline))
         return info.checked()
 
-    def _watch(self, info: TaskInfo, quiet_s: float, report: OnTask) -> tuple[TaskInfo, Ending]:
+    def _watch(self, info: TaskInfo, deadline: float, report: OnTask) -> tuple[TaskInfo, Ending]:
         """The newest state of a task by its event stream, and how that ended."""
         call = calls.events(info.id)
+        quiet_s = following.patience_s(deadline, info)
         check_open(self.url, self._http.is_closed)
         try:
             with connect_sse(self._http, call.method, call.path, timeout=quiet_s) as source:
                 if not source.response.is_success:
                     source.response.read()
                     return info, source.response
+                source.response.stream = following.Until(source.response.stream, deadline)
                 for event in source.iter_sse():
                     newer = following.change(event, info)
                     if newer != info:
@@ -218,22 +220,22 @@ class Task:
         """
         singles = expanded(images)
         found: list[Prediction] = []
+        read = partial(answers.predictions, names=self.names)
         with of_images(progress, len(singles)) as report:
             for batch in bodies.batches(singles, self.client._large_bytes):
                 with images_as(counted_from(len(found))):
-                    answer = self.client._ask(calls.predict(self.id, batch, top_k))
-                found += answers.predictions(answer, self.names)
+                    found += self.client._ask(calls.predict(self.id, batch, top_k), read)
                 report(len(found), len(singles))
         return found
 
     def explain(self, image: Images) -> Json:
         """What in the image and in the texts carried the decision, as the service says it."""
-        answer = self.client._ask(calls.explain(self.id, bodies.one(image, self.client._large_bytes)))
-        return answers.explanation(answer, self.names)
+        call = calls.explain(self.id, bodies.one(image, self.client._large_bytes))
+        return self.client._ask(call, partial(answers.explanation, names=self.names))
 
     def adaptation(self) -> list[Json]:
         """How far the task changed each layer that it adapts: ``name``, ``type`` and ``relative_change``."""
-        return answers.layers(self.client._ask(calls.adaptation(self.id)))
+        return self.client._ask(calls.adaptation(self.id), answers.layers)
 
     def export(self, path: str | PathLike[str]) -> Path:
         """Write the classifier as an ONNX file that runs anywhere; its metadata name classes and preprocessing."""

@@ -15,7 +15,6 @@ from uuid import uuid4
 
 import httpx
 
-from service.client.answers import Json
 from service.client.errors import UnusableInput, unreachable
 
 LOCAL_URL = "http://127.0.0.1:8000"
@@ -63,13 +62,8 @@ def stay_s(timeout_s: float, read_s: float | None) -> float:
 
 
 def page(after: str | None) -> Call:
-    """One page of tasks; ``after``: from ``onward`` of the page before."""
+    """One page of tasks; ``after``: where it begins, as the page before says."""
     return Call("GET", "/tasks", {"params": {"limit": PAGE, **({"after": after} if after else {})}})
-
-
-def onward(found: Json) -> str | None:
-    """Where the next page begins; None after the last. Of its address only this counts: a proxy may change the path."""
-    return None if found["next"] is None else httpx.URL(found["next"]).params["after"]
 
 
 def meta_models() -> Call:

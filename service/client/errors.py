@@ -7,7 +7,7 @@ ClientError
 └── RequestFailed       the service said no; carries its problem document
     ├── NotAllowed      no key, an unknown one, or not from there (401, 403)
     ├── NotFound        no such task, or not this key's (404)
-    ├── TooBusy         too busy or shutting down, still so after the retries (429, 503)
+    ├── TooBusy         too busy, shutting down, or not reached by its balancer: ask later (429, 502, 503, 504)
     └── TaskFailed      the classifier could not be made
 """
 
@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Any
 
 SERVER_FAULT = 500
@@ -89,7 +90,7 @@ class NotFound(RequestFailed):
 
 
 class TooBusy(RequestFailed):
-    """Too busy or shutting down, still so after the retries."""
+    """Too busy, shutting down, or not reached by its balancer; where that may pass soon, still so after the retries."""
 
 
 class TaskFailed(RequestFailed):
@@ -101,8 +102,15 @@ KINDS: Mapping[int, type[RequestFailed]] = {
     403: NotAllowed,
     404: NotFound,
     429: TooBusy,
+    502: TooBusy,
     503: TooBusy,
+    504: TooBusy,
 }
+BALANCERS: Mapping[int, str] = {
+    **dict.fromkeys((502, 503), "that reaches no service now; ask again, or look whether one runs behind it"),
+    504: "whose service gave it no answer in time; ask later",
+}
+"""What these mean from something in front of the service, which writes no problem document."""
 
 
 def refusal(status: int, document: object, retry_after_s: float | None) -> RequestFailed:
@@ -110,6 +118,15 @@ def refusal(status: int, document: object, retry_after_s: float | None) -> Reque
     problem = _problem(status, document)
     kind = TaskFailed if problem.type == GENERATION_FAILED else KINDS.get(status, RequestFailed)
     return kind(problem, retry_after_s)
+
+
+@contextmanager
+def understood(status: int) -> Iterator[None]:
+    """Within it an answer without the members it should have is not Classmith's: a RequestFailed, which says so."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise refusal(status, None, None) from error
 
 
 @contextmanager
@@ -153,6 +170,9 @@ def _problem(status: int, document: object) -> Problem:
     try:
         return _parsed(document)  # type: ignore[arg-type]
     except (AttributeError, KeyError, TypeError, ValueError):
+        if status in BALANCERS:
+            detail = f"The answer was {status}, from a balancer {BALANCERS[status]}."
+            return Problem("about:blank", HTTPStatus(status).phrase, status, detail)
         detail = f"The answer was {status}, from something that is not Classmith; check the address."
         return Problem("about:blank", "Not understood", status, detail)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TypeAlias
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeAlias
 
 import httpx
 from httpx_sse import ServerSentEvent
 
 from service.client.answers import TaskInfo, task_info
-from service.client.errors import NotFound, Problem, TimedOut
+from service.client.errors import NotFound, Problem, TimedOut, understood
 from service.client.retries import Attempts
 
 QUIET_S = 5.0
@@ -17,6 +20,36 @@ QUIET_S = 5.0
 ENDED = httpx.RemoteProtocolError("the event stream ended early")
 Ending: TypeAlias = httpx.Response | Exception | None
 """How a stream ended: refused, broken, or (None) it was only quiet."""
+
+
+@dataclass(frozen=True)
+class Until(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """An answer's stream up to a deadline: comments, which are no events, may keep it from ever being quiet."""
+
+    stream: Any
+    deadline: float
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self.stream:
+            yield part
+            self._check()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self.stream:
+            yield part
+            self._check()
+
+    def close(self) -> None:
+        """Of the stream itself."""
+        self.stream.close()
+
+    async def aclose(self) -> None:
+        """Of the stream itself."""
+        await self.stream.aclose()
+
+    def _check(self) -> None:
+        if time.monotonic() >= self.deadline:
+            raise httpx.ReadTimeout("the deadline is over")
 
 
 def deadline_in(timeout_s: float) -> float:
@@ -47,5 +80,6 @@ def change(event: ServerSentEvent, info: TaskInfo) -> TaskInfo:
     if event.event == "deleted":
         detail = f"Task {info.id} was deleted while it was made; create it again."
         raise NotFound(Problem("urn:classmith:problem:not-found", "Not found", 404, detail))
-    document = event.json()
-    return task_info(document) if isinstance(document, dict) and "state" in document else info
+    with understood(HTTPStatus.OK):
+        document = event.json()
+        return task_info(document) if isinstance(document, dict) and "state" in document else info

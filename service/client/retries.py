@@ -8,17 +8,20 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
-from service.client.errors import refusal, too_slow, unreachable
+from service.client.errors import refusal, too_slow, understood, unreachable
 
-BUSY = frozenset({429, 503})
+Found = TypeVar("Found")
+BUSY = frozenset({429, 502, 503})
+"""502: a balancer reaches no service. Not 504, which is a time-out."""
 FINAL = (httpx.ReadTimeout, httpx.WriteTimeout, httpx.UnsupportedProtocol, httpx.DecodingError)
 """Transport errors that coming back does not mend; after a time-out it would add to what the service has to do."""
 MOST_DOUBLINGS = 30
@@ -101,12 +104,13 @@ def retry_after_s(headers: httpx.Headers) -> float | None:
     return max(0.0, (at.astimezone(UTC) - datetime.now(UTC)).total_seconds())
 
 
-def document(response: httpx.Response) -> dict[str, Any]:
-    """The JSON object of an answer; raises RequestFailed where it is none: something else answers at the address."""
+def answer(response: httpx.Response, read: Callable[[dict[str, Any]], Found]) -> Found:
+    """What ``read`` finds in an answer's JSON object; raises RequestFailed where it is none of Classmith's."""
     found = _read(response)
     if not isinstance(found, dict):
         raise refusal(response.status_code, None, None)
-    return found
+    with understood(response.status_code):
+        return read(found)
 
 
 def _read(response: httpx.Response) -> object:

@@ -50,7 +50,9 @@ class ClassmithClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         scale_: the numbers that are black and white.
         n_features_in_: of rows.
 
-    It never abstains: to do so compare ``predict_proba(X).max(axis=1)`` with ``network_.abstain_below``.
+    It never abstains: to do so compare ``predict_proba(X).max(axis=1)`` with ``network_.abstain_below``, which a
+    classifier made in this process has. With ``url`` the service has it: ask for the task by the client, whose
+    predictions say ``abstain``.
     """
 
     def __init__(
@@ -85,9 +87,12 @@ class ClassmithClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         texts = dict(self.descriptions or {})
         if X is None and not texts:
             raise ValueError("fit needs images and labels, or descriptions: ClassmithClassifier(descriptions={...}).")
+        self._forget_samples()
         images, labels = self._training_samples(X, y) if X is not None else ([], np.array([]))
         seen = np.unique(labels).tolist()
-        self.classes_ = np.unique(np.array([*seen, *(label for label in texts if label not in seen)]))
+        found = [*seen, *(label for label in texts if label not in seen)]
+        _check_alike(found)
+        self.classes_ = np.unique(np.array(found))
         if len(self.classes_) < 2:
             raise ValueError(
                 f"A classifier needs at least two classes, not only 1 class, {self.classes_.tolist()[0]!r}."
@@ -118,11 +123,16 @@ class ClassmithClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         labels: NDArray[Any] = self.classes_[best]
         return labels
 
+    def _forget_samples(self) -> None:
+        """Undo what an earlier ``fit``, perhaps of another kind of X, learned of it."""
+        self.scale_ = Scale(0.0, WHITE)
+        for name in ("n_features_in_", "feature_names_in_"):
+            self.__dict__.pop(name, None)
+
     def _training_samples(self, X: Any, y: ArrayLike | None) -> tuple[list[bytes], NDArray[Any]]:
         """Encoded images and their labels; learns the range of numbers that are no pixels."""
         if y is None:
             raise ValueError("ClassmithClassifier requires y to be passed, but the target y is None.")
-        self.scale_ = Scale(0.0, WHITE)
         if is_list_of_images(X):
             images, labels = from_list(X), column_or_1d(y, warn=True)
             check_consistent_length(images, labels)
@@ -141,8 +151,7 @@ class ClassmithClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if is_list_of_images(X):
             return from_list(X)
         values = check_array(X, allow_nd=True) if n_dimensions(X) > 2 else validate_data(self, X, reset=False)
-        scale = getattr(self, "scale_", Scale(0.0, WHITE))
-        return from_array(values, scale, self.image_shape)
+        return from_array(values, self.scale_, self.image_shape)
 
     def _drawn(self, labels: NDArray[Any]) -> list[NDArray[np.intp]]:
         """For each class the samples that are shown to the meta-model."""
@@ -161,3 +170,12 @@ class ClassmithClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _check_alike(labels: Sequence[Hashable]) -> None:
+    """Raises ValueError for texts among numbers: as an array all would be texts, and no label of ``y`` be found."""
+    texts = [label for label in labels if isinstance(label, str)]
+    others = [label for label in labels if not isinstance(label, str)]
+    if texts and others:
+        remedy = "write them alike in y and in descriptions"
+        raise ValueError(f"Some labels are texts, like {texts[0]!r}, and others are not, like {others[0]!r}; {remedy}.")

@@ -116,7 +116,7 @@ class SessionCache:
 
     @property
     def n_bytes(self) -> int:
-        """The size of all entries."""
+        """Of all entries."""
         return self._n_bytes
 
     def __len__(self) -> int:
@@ -212,10 +212,8 @@ class SessionCache:
 
     def _count(self, key: Key, entry: _Entry) -> None:
         """Count a lease; a task that turns out hot is promoted, one at a time."""
-        if entry.session.promote is None:
-            return
         entry.n_counted += 1
-        if entry.n_counted < HOT_LEASES:
+        if entry.session.promote is None or entry.n_counted < HOT_LEASES:
             return
         is_hot = self._clock() - entry.counted_from <= HOT_S
         entry.n_counted, entry.counted_from = 0, self._clock()
@@ -236,8 +234,7 @@ class SessionCache:
             self._promotion = None
 
     def _remove(self, key: Key) -> None:
-        entry = self._entries.pop(key, None)
-        if entry is not None:
+        if entry := self._entries.pop(key, None):
             self._n_bytes -= entry.session.n_bytes
 
     def _evict(self) -> None:

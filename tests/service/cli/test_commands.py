@@ -22,6 +22,7 @@ from service.demo.alphabet import drawing
 from service.settings import Settings
 from tests.e2e.processes import COMMAND, ROOT, environment
 from tests.service import centroids
+from tests.service.client.scripted import as_json, serving
 from tests.service.live import Live, held_generations, live
 
 N_CLASSES = 3
@@ -155,8 +156,24 @@ def test_verify_says_of_each_folder_whether_it_is_whole(run: Run, meta_models: P
     assert "half-written" in complaint
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_folder_without_meta_models_is_said(run: Run, tmp_path: Path, options: list[str]) -> None:
+    for folder in (tmp_path, tmp_path / "misspelt"):
+        status, output, complaint = run("metamodel", "list", folder, *options)
+        assert (status, output) == (1, "")
+        assert f"no whole meta-model in {folder}" in complaint
+
+
+def test_something_else_that_answers_json_is_said(run: Run) -> None:
+    with serving(*[as_json({"status": "ok"})] * 3) as script:
+        for action in (["list"], ["show", "0" * 32], ["create", "--describe", "a: b"]):
+            status, output, complaint = run("task", *action, "--url", script.url)
+            assert (status, output, "not Classmith" in complaint) == (1, "", True)
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["task", "create"], "Name the classes"),
+    (["task", "create", "one", "--folder", "other"], "--folder: not allowed with argument FOLDER"),
     (["task", "create", "--class", "zebra"], "'zebra' should be NAME=IMAGES"),
     (["task", "create", "--class", "=1.png"], "should be NAME=IMAGES"),
     (["task", "create", "--describe", "okapi"], "should be 'NAME: TEXT'"),

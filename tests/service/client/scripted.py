@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,13 +19,17 @@ TASK: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer; ``drop``: the connection is closed without any; ``held``: it waits for the event."""
+    """One answer; ``drop``: the connection is closed without any; ``held``: it waits for the event.
+
+    ``n_comments``: of an event stream, so many follow, ten a second.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     drop: bool = False
     held: threading.Event | None = None
+    n_comments: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,15 @@ def serving(*answers: Answer) -> Iterator[Script]:
             if answer.drop:
                 return
             self.send_response(answer.status)
-            for name, text in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
+            length = {} if answer.n_comments else {"Content-Length": str(len(answer.body))}
+            for name, text in {**length, **answer.headers}.items():
                 self.send_header(name, text)
             self.end_headers()
             self.wfile.write(answer.body)
+            with suppress(OSError):  # whoever asked has left
+                for _ in range(answer.n_comments):
+                    time.sleep(0.1)
+                    self.wfile.write(b": still working\n\n")
 
         do_GET = do_POST = do_DELETE = handle_any
 

@@ -11,7 +11,17 @@ from dataclasses import replace
 
 import pytest
 
-from service.client import AsyncClassmith, Classmith, NotFound, Retries, TaskFailed, TimedOut, TooBusy, following
+from service.client import (
+    AsyncClassmith,
+    Classmith,
+    NotFound,
+    RequestFailed,
+    Retries,
+    TaskFailed,
+    TimedOut,
+    TooBusy,
+    following,
+)
 from tests.service.client.scripted import DROP, TASK, Answer, as_json, problem, serving
 
 QUICK = Retries(most=4, max_wait_s=30.0, first_wait_s=0.001)
@@ -62,8 +72,8 @@ def test_each_change_is_reported_once(wait: Wait) -> None:
 
 
 @both
-@pytest.mark.parametrize("cut", [states(GENERATING), DROP, problem(503), problem(429, Retry_After="0")],
-                         ids=["ended", "dropped", "503", "429"])  # fmt: skip
+@pytest.mark.parametrize("cut", [states(GENERATING), DROP, problem(503), Answer(502), problem(429, Retry_After="0")],
+                         ids=["ended", "dropped", "503", "502", "429"])  # fmt: skip
 def test_a_stream_that_breaks_off_is_opened_again(wait: Wait, cut: Answer) -> None:
     with serving(MADE, cut, states(GENERATING), cut, cut, states(TASK)) as script:
         assert wait(script.url)[-1] == "ready"
@@ -102,6 +112,24 @@ def test_failure_and_deletion_are_said(wait: Wait) -> None:
     with serving(MADE, stream(("deleted", {"id": TASK["id"]}))) as script, pytest.raises(NotFound, match="deleted"):
         wait(script.url)
     with serving(MADE, problem(404, "Not found")) as script, pytest.raises(NotFound):
+        wait(script.url)
+
+
+@both
+def test_comments_keep_nobody_waiting(wait: Wait) -> None:
+    with serving(MADE, replace(states(QUEUED), n_comments=80)) as script:
+        began_at = time.monotonic()
+        with pytest.raises(TimedOut, match="goes on"):
+            wait(script.url, timeout_s=1.0)
+        assert 0.9 < time.monotonic() - began_at < 5
+
+
+@both
+@pytest.mark.parametrize("event", [
+    stream(("ready", {"state": "ready"})), Answer(200, b"data: {\n\n", {"Content-Type": "text/event-stream"}),
+])  # fmt: skip
+def test_an_event_of_something_else_is_said_to_be_so(wait: Wait, event: Answer) -> None:
+    with serving(MADE, event) as script, pytest.raises(RequestFailed, match="not Classmith"):
         wait(script.url)
 
 

@@ -55,7 +55,8 @@ both = pytest.mark.parametrize("ask", [waiting, awaiting])
 
 
 @both
-@pytest.mark.parametrize("refusal", [problem(429, Retry_After="0"), problem(503), DROP], ids=["429", "503", "dropped"])
+@pytest.mark.parametrize("refusal", [problem(429, Retry_After="0"), problem(503), Answer(502, b"<html>"), DROP],
+                         ids=["429", "503", "502", "dropped"])  # fmt: skip
 def test_what_may_pass_is_asked_again(ask: Ask, refusal: Answer) -> None:
     with serving(refusal, refusal, as_json(TASK)) as script:
         assert ask(script.url, "task", IDENT) == IDENT
@@ -81,6 +82,18 @@ def test_it_gives_up_after_the_tries_it_has(ask: Ask) -> None:
     assert len(script.asked) == 1 + QUICK.most
     assert caught.value.problem.status == 503
     with serving(*[DROP] * 4) as script, pytest.raises(Unreachable, match="classmith serve"):
+        ask(script.url, "task", IDENT)
+
+
+@both
+@pytest.mark.parametrize(("status", "n_asked", "words"), [
+    (502, 4, "Bad Gateway: The answer was 502, from a balancer that reaches no service now"),
+    (503, 4, "Service Unavailable: The answer was 503, from a balancer that reaches no service now"),
+    (504, 1, "Gateway Timeout: The answer was 504, from a balancer whose service gave it no answer in time"),
+])  # fmt: skip
+def test_a_balancer_without_a_service_is_said_to_be_one(ask: Ask, status: int, n_asked: int, words: str) -> None:
+    refusals = [Answer(status, b"<html>")] * n_asked
+    with serving(*refusals) as script, pytest.raises(TooBusy, match=words):
         ask(script.url, "task", IDENT)
 
 
@@ -173,10 +186,20 @@ def test_a_plain_no_is_final_and_carries_the_problem_document(ask: Ask, status: 
 @both
 @pytest.mark.parametrize("answer", [
     Answer(200, b"<html>"), Answer(404, b"<html>"), as_json([1]), as_json({"detail": "x"}, 400), Answer(500),
+    as_json({"status": "ok"}), as_json({**TASK, "classes": "all"}), as_json({**TASK, "created_at": "today"}),
 ])  # fmt: skip
 def test_what_is_not_classmith_is_said_to_be_so(ask: Ask, answer: Answer) -> None:
     with serving(answer) as script, pytest.raises(RequestFailed, match="not Classmith"):
         ask(script.url, "task", IDENT)
+
+
+def test_json_of_something_else_is_said_to_be_so_by_every_call() -> None:
+    other = as_json({"status": "ok"})
+    with serving(as_json(TASK), *[other] * 4) as script, Classmith(script.url) as client:
+        task = client.task(IDENT)
+        for use in (lambda: list(client.tasks()), client.meta_models, lambda: task.predict(b"image"), task.adaptation):
+            with pytest.raises(RequestFailed, match="not Classmith"):
+                use()
 
 
 def test_a_delete_whose_answer_was_lost_is_done_and_one_of_nothing_is_not() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,22 @@ def test_descriptions_are_a_parameter_and_reach_the_task(service: Live, meta_mod
     assert isinstance(fitted.network_, RemoteNetwork)
     classes = service.http.get(f"/tasks/{fitted.network_.task_id}").json()["classes"]
     assert {c["name"]: c["description"] for c in classes} == {**dict.fromkeys(NAMES, ""), **texts}
+
+
+@pytest.mark.parametrize(("labels", "key"), [(range(N_CLASSES), "0"), ("0123", 0)], ids=["numbers", "texts"])
+def test_labels_of_two_kinds_are_refused(
+    classifier: ClassmithClassifier, labels: Sequence[object], key: object
+) -> None:
+    with pytest.raises(ValueError, match="Some labels are texts, like '0', and others are not, like 0"):
+        classifier.set_params(descriptions={key: "a circle"}).fit(FILES, np.repeat(list(labels), N_HANDS))
+
+
+@pytest.mark.parametrize("samples", [FILES, stacked(FILES)], ids=["list", "array"])
+def test_what_an_earlier_fit_learned_of_its_rows_is_forgotten(classifier: ClassmithClassifier, samples: object) -> None:
+    fitted = classifier.fit(stacked(FILES).reshape(len(FILES), -1) / 100.0, LABELS).fit(samples, LABELS)
+    assert not hasattr(fitted, "n_features_in_")
+    assert (fitted.scale_.low, fitted.scale_.high) == (0.0, 255.0)
+    assert fitted.predict(np.zeros((2, 16), np.uint8)).shape == (2,)
 
 
 def test_descriptions_alone_need_a_meta_model_that_reads(classifier: ClassmithClassifier) -> None:

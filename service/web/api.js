@@ -2,14 +2,19 @@
 
 const KEY = "classmith-key";
 const FIRST_WAIT_MS = 1000, LONGEST_WAIT_MS = 15_000;
+const MOST_REPEATS = 3, LONGEST_PATIENCE_MS = 60_000;
 const remembered = { key: "" }; // where the browser allows no storage
 
-/** What the service said was wrong: its own text, and the places in the request that it names. */
+/**
+ * What the service said was wrong: its own text, and the places in the request that it names. `retryAfterMs`: when to
+ * ask again, where it is too busy; NaN where it did not say.
+ */
 export class Problem extends Error {
-  constructor({ status = 0, title = "", detail = "", errors = [] }) {
+  constructor({ status = 0, title = "", detail = "", errors = [] }, retryAfterMs = NaN) {
     super(detail || title);
     this.status = status;
     this.errors = errors;
+    this.retryAfterMs = retryAfterMs;
   }
 }
 
@@ -48,10 +53,26 @@ export async function call(method, path, { body, headers = {}, signal, asksForKe
 }
 
 async function problemOf(response) {
+  const retryAfterMs = 1000 * Number(response.headers.get("Retry-After") ?? NaN);
   try {
-    return new Problem(await response.json());
+    return new Problem(await response.json(), retryAfterMs);
   } catch {
-    return new Problem({ status: response.status, title: `The service answered ${response.status}; try again later.` });
+    const title = `The service answered ${response.status}; try again later.`;
+    return new Problem({ status: response.status, title }, retryAfterMs);
+  }
+}
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** What `ask` gives, which is asked again a few times where the service is too busy, each time when it said. */
+async function patiently(ask) {
+  for (let nRepeats = 0; ; nRepeats++) {
+    try {
+      return await ask();
+    } catch (problem) {
+      if (nRepeats === MOST_REPEATS || !(problem.retryAfterMs <= LONGEST_PATIENCE_MS)) throw problem;
+      await pause(problem.retryAfterMs);
+    }
   }
 }
 
@@ -77,11 +98,11 @@ export function listTasks(next, signal) {
   return json(call("GET", `tasks${next ? next.slice(next.indexOf("?")) : "?limit=100"}`, { signal }));
 }
 
-/** Answers for several images, in their order. */
+/** Answers for several images, in their order; a service that is too busy is given time. */
 export async function predict(id, files, signal) {
   const body = new FormData();
   for (const file of files) body.append("image", file, "image");
-  return (await json(call("POST", `${addressOf(id)}/predict`, { body, signal }))).predictions;
+  return (await json(patiently(() => call("POST", `${addressOf(id)}/predict`, { body, signal })))).predictions;
 }
 
 /** What carried the decision on one image. */
@@ -109,7 +130,7 @@ export async function* events(id, signal) {
       if (error.name === "AbortError" || isRefused) throw error;
     }
     if (["ready", "failed", "deleted"].includes(last)) return;
-    await new Promise((resolve) => setTimeout(resolve, waitMs));
+    await pause(waitMs);
     waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS);
   }
 }

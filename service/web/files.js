@@ -71,7 +71,8 @@ async function add(found, path, open, isZipped = false) {
   const parts = path.split("/");
   const isHidden = parts.some((part) => part.startsWith(".") || part === "__MACOSX");
   if (/\.csv$/i.test(path) && !isHidden) {
-    found.descriptions.push(...descriptionsOf(await (await open()).text()));
+    const file = await open();
+    found.descriptions.push(...descriptionsOf(await file.text(), file.name));
   } else if (isHidden || ((parts.length > 1 || isZipped) && !IMAGE.test(path))) {
     found.nLeftOut += 1;
   } else {

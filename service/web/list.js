@@ -12,7 +12,7 @@ export async function showTasks(signal) {
   showError(byId("list-error"), "");
   byId("tasks").replaceChildren();
   byId("list-state").textContent = "Loading …";
-  await load(state);
+  if (await load(state)) await search(state); // what was typed before still stands there
 }
 
 /** The next page, asked for once by all who want it at a time; false where it cannot be had. */

@@ -7,6 +7,7 @@ import { snippets } from "./snippets.js";
 import { setUpTrying } from "./tryout.js";
 
 const STEPS = [["queued", "In the queue"], ["generating", "Writing the network"], ["ready", "Ready"]];
+const ID = /^[0-9a-f]{32}$/;
 const STATES = { queued: "in the queue", generating: "being made", ready: "ready", failed: "failed" };
 
 /** Show the task of that id until `signal` ends it; `context`: `{features, examples, known, gone}`. */
@@ -16,6 +17,8 @@ export async function showTask(id, context, signal) {
   const parts = partsOf(root);
   parts.title.textContent = "Classifier";
   try {
+    // not asked for: `tasks/..` would be the page itself
+    if (!ID.test(id)) throw new Problem({ title: "There is no such classifier; check the address." });
     const task = takeKnown(context, id) ?? (await getTask(id, signal));
     render(parts, task, context);
     const finished = ["ready", "failed"].includes(task.state) ? task : await follow(parts, task, context, signal);

@@ -25,12 +25,21 @@ export function acceptFiles(zone, take, refuse, options = {}) {
     input.addEventListener("change", () => handle(fromInput(input)));
   }
   const onPaste = (event) => {
-    const isText = !event.clipboardData.files.length;
-    if (isText || event.defaultPrevented || zone.closest("[hidden]")) return;
+    if (isText(event) || event.defaultPrevented || zone.closest("[hidden]")) return;
     event.preventDefault();
     handle(fromTransfer(event.clipboardData));
   };
   paste.addEventListener("paste", onPaste, { signal });
+}
+
+/**
+ * True where what is pasted is for the browser to put into a field. Word, Excel and others copy text with a picture of
+ * it, and formatted; a file manager copies a file with its bare name as text, and means the file.
+ */
+function isText({ target, clipboardData: { files, types } }) {
+  const isField = target.closest?.("input:not([type=file]), textarea");
+  const isFormatted = types.includes("text/plain") && (types.includes("text/html") || types.includes("text/rtf"));
+  return !files.length || (isField && isFormatted);
 }
 
 function showDragging(zone) {

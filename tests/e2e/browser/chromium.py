@@ -40,13 +40,14 @@ def drop(zone: Locator, files: list[File]) -> None:
     zone.dispatch_event("drop", {"dataTransfer": _transfer(zone.page, files)})
 
 
-def paste(field: Locator, files: list[File]) -> None:
-    """Paste files while the focus is in an element."""
-    field.evaluate(
+def paste(field: Locator, files: list[File], texts: dict[str, str] | None = None) -> bool:
+    """Paste files, and texts by their media types, while the focus is in an element; whether the page leaves it be."""
+    left: bool = field.evaluate(
         """(element, transfer) => element.dispatchEvent(
             new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true, cancelable: true}))""",
-        _transfer(field.page, files),
+        _transfer(field.page, files, texts),
     )
+    return left
 
 
 def row(page: Page, number: int) -> Locator:
@@ -119,16 +120,17 @@ def matrix(page: Page) -> dict[tuple[str, str], int]:
     }
 
 
-def _transfer(page: Page, files: list[File]) -> object:
+def _transfer(page: Page, files: list[File], texts: dict[str, str] | None = None) -> object:
     encoded = [[name, base64.b64encode(data).decode(), media_type] for name, data, media_type in files]
     return page.evaluate_handle(
-        """(files) => {
+        """([files, texts]) => {
             const transfer = new DataTransfer();
+            for (const [type, text] of Object.entries(texts)) transfer.setData(type, text);
             for (const [name, data, type] of files) {
                 const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
                 transfer.items.add(new File([bytes], name, {type}));
             }
             return transfer;
         }""",
-        encoded,
+        [encoded, texts or {}],
     )

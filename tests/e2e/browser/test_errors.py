@@ -154,6 +154,12 @@ def test_an_unknown_task_and_a_service_that_is_gone_are_said_to_be_so(page: Page
     expect(page.locator("#list-error")).to_contain_text("The service does not answer")
 
 
+@pytest.mark.parametrize("task_id", ["..", "%2e%2e", "0" * 31, "<b>"])
+def test_an_address_that_names_no_task_is_said_to_be_one(page: Page, service: Service, task_id: str) -> None:
+    page.goto(f"{service.url}/#/tasks/{task_id}")
+    expect(page.locator("[data-part=failure]")).to_have_text("There is no such classifier; check the address.")
+
+
 def test_examples_that_cannot_be_had_are_not_offered(page: Page, service: Service) -> None:
     page.route("**/examples", lambda route: route.fulfill(status=503, json={"title": "Unavailable"}))
     page.goto(service.url)

@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from service.demo.alphabet import drawing
-from tests.e2e.browser.chromium import PNG, drop, fill, made, make, make_example, paste, row
+from tests.e2e.browser.chromium import PNG, drop, fill, made, make, make_example, paste, row, upload
 from tests.e2e.browser.conftest import SLOW
 from tests.e2e.processes import Service, serve
 from tests.service import centroids
@@ -75,6 +75,19 @@ def test_an_image_pasted_beside_every_zone_goes_to_a_class_and_no_further(page: 
     expect(page.locator("#many-zone")).to_be_hidden()
 
 
+def test_text_that_comes_with_a_picture_of_it_is_pasted_as_text(page: Page, service: Service) -> None:
+    """As Word, Excel and PowerPoint copy it; a file manager gives a file's name as plain text, and means the file."""
+    page.goto(service.url)
+    first, picture = row(page, 1), [("image.png", drawing(0, 0), PNG)]
+    copied = {"text/plain": ZEBRA, "text/html": f"<p>{ZEBRA}</p>"}
+    for label in ("Name", "Description"):
+        assert paste(first.get_by_label(label), picture, copied)  # the browser puts it into the field
+    assert not paste(first.get_by_label("Name"), picture, {"text/plain": "image.png"})
+    expect(first.locator(".thumbs li")).to_have_count(1)
+    assert not paste(first.get_by_role("heading"), picture, copied)  # no field that could take the text
+    expect(first.locator(".thumbs li")).to_have_count(2)
+
+
 def test_many_classes_from_a_folder_a_zip_and_a_csv(page: Page, service: Service, tmp_path: Path) -> None:
     folder = tmp_path / "letters"
     for k in range(3):
@@ -109,6 +122,28 @@ def csv_file(folder: Path) -> Path:
     path = folder / "descriptions.csv"
     path.write_text(text.getvalue(), encoding="utf-8-sig")
     return path
+
+
+def test_a_csv_with_semicolons_is_one_too(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    page.locator("#many summary").click()
+    files = {"heading.csv": "name;description\r\nzebra;A horse, striped.\r\n", "none.csv": '"okapi";"Brown; shy."\n'}
+    page.get_by_label("Choose a ZIP or CSV").set_input_files(
+        [upload(name, text.encode(), "text/csv") for name, text in files.items()]
+    )
+    expect(page.locator("#many-note")).to_contain_text("2 classes: 0 images, 2 descriptions.")
+    for number, name, description in ((1, "zebra", "A horse, striped."), (2, "okapi", "Brown; shy.")):
+        expect(row(page, number).get_by_label("Name")).to_have_value(name)
+        expect(row(page, number).get_by_label("Description")).to_have_value(description)
+
+
+def test_a_csv_with_a_row_without_a_name_is_refused_whole(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    page.locator("#many summary").click()
+    text = 'name,description\r\nzebra,"Two\r\nlines."\r\n\r\n,Of nothing.\r\n'
+    page.get_by_label("Choose a ZIP or CSV").set_input_files([upload("a.csv", text.encode(), "text/csv")])
+    expect(page.locator("#many-note")).to_have_text("Row 4 of a.csv has no name; give it one, or take the row out.")
+    expect(page.locator("#summary")).to_be_empty()
 
 
 def test_large_photographs_are_scaled_down_before_they_are_sent(page: Page, service: Service) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -116,6 +117,45 @@ def test_examples_are_tried_with_images_it_has_not_seen(page: Page, service: Ser
     expect(page.locator(".answer, .matrix")).to_have_count(0)
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_service_that_is_too_busy_is_asked_again_when_it_said(page: Page, service: Service, status: int) -> None:
+    make_example(page, service.url, "Six invented letters")
+    asked_at: list[float] = []
+
+    def busy_once(route: Route) -> None:
+        asked_at.append(time.monotonic())
+        if len(asked_at) == 1:
+            route.fulfill(status=status, headers={"Retry-After": "1"}, json={"status": status, "detail": "Too busy."})
+        else:
+            route.continue_()
+
+    page.route("**/predict", busy_once)
+    try_images(page, [upload(f"{i}.png", drawing(i, 5)) for i in range(3)])
+    expect(page.locator(".answer .verdict")).to_have_count(3)
+    expect(page.locator("[data-part=tally]")).to_contain_text("3 images")
+    assert asked_at[1] - asked_at[0] >= 1
+    assert len(asked_at) == 2
+
+
+@pytest.mark.parametrize(("told", "n_tries"), [("0", 4), ("3600", 1), (None, 1)])
+def test_a_service_that_stays_too_busy_is_not_asked_for_ever(
+    page: Page, service: Service, told: str | None, n_tries: int
+) -> None:
+    make_example(page, service.url, "Six invented letters")
+    asked_for: list[str] = []
+    headers = {"Retry-After": told} if told else {}
+
+    def busy(route: Route) -> None:
+        asked_for.append(route.request.url)
+        route.fulfill(status=429, headers=headers, json={"status": 429, "detail": "Too busy."})
+
+    page.route("**/predict", busy)
+    try_images(page, [upload("0.png", drawing(0, 5))])
+    expect(page.locator("[data-part=tally]")).to_have_text("1 image · 1 not classified")
+    expect(page.locator(".answer .error")).to_have_text("Too busy.")
+    assert len(asked_for) == n_tries
+
+
 # --- taking away, finding again, deleting
 
 
@@ -173,6 +213,22 @@ def test_a_page_of_tasks_is_asked_for_once_however_often_it_is_wanted(page: Page
         route.continue_()
     expect(page.locator("#list-state")).to_have_text(f"3 of {n_tasks} classifiers")
     expect(page.locator(".task")).to_have_count(3)
+
+
+def test_what_was_typed_in_the_search_is_searched_for_on_the_way_back(page: Page, unsure: Service) -> None:
+    for name in ("one", "two"):
+        unsure.http.post("/tasks", json=centroids.task_json({f"typed {name} {k}": drawing(k, 6) for k in range(2)}))
+    n_tasks = len(unsure.http.get("/tasks").json()["tasks"])
+    page.route("**/tasks?limit=100", lambda route: route.continue_(url=route.request.url.replace("100", "1")))
+    page.goto(f"{unsure.url}/#/tasks")
+    page.get_by_label("Search").fill("typed one")
+    expect(page.locator("#list-state")).to_have_text(f"1 of {n_tasks} classifiers")
+    page.get_by_role("link", name="New").click()
+    with page.expect_response("**/tasks?*after=*"):
+        page.get_by_role("link", name="Classifiers").click()
+    expect(page.get_by_label("Search")).to_have_value("typed one")
+    expect(page.locator("#list-state")).to_have_text(f"1 of {n_tasks} classifiers")
+    expect(page.locator(".task")).to_have_count(1)
 
 
 def test_a_list_that_could_not_be_had_says_so_only_until_it_can(page: Page, unsure: Service) -> None:

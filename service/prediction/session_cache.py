@@ -116,7 +116,7 @@ class SessionCache:
 
     @property
     def n_bytes(self) -> int:
-        """Of all entries."""
+        """The size of all entries."""
         return self._n_bytes
 
     def __len__(self) -> int:
